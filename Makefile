@@ -1,0 +1,92 @@
+# proa's commands. `make help` lists them; each installs what it needs into .venv, once.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Which Python builds .venv: yours (PYTHON=...), or the first of these that is 3.11 or 3.12.
+PYTHON ?=
+CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3)
+# Where torch comes from, e.g. an index of CPU or CUDA builds. Empty: where everything comes from.
+TORCH_INDEX ?=
+# Passed on to the demo or to pytest: make demo ARGS=--quick; make test ARGS="-k codes"
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+LOCK := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
+RUNTIME := $(VENV)/.installed-runtime-$(LOCK)
+DEV := $(VENV)/.installed-dev-$(LOCK)
+TORCH_PIN := $(shell sed -n '/^torch==/p' constraints.txt)
+GENERATED := proa/api/v1
+SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
+
+.PHONY: help demo test test-long check proto install clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: $(RUNTIME) ## install, train, serve, break things, and report into out/demo (ARGS=--quick: one minute)
+	$(BIN)/proa demo serving $(ARGS)
+
+test: $(DEV) ## run the tests (under 10 minutes on two cores)
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: $(DEV) ## run the minutes-long campaigns too
+	$(BIN)/python -m pytest --timeout=3600 $(ARGS)
+
+check: $(DEV) ## formatting, lint, types, import layers, generated code: what CI runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(call generate,$$fresh); \
+	diff -r --exclude=__init__.py --exclude=__pycache__ "$$fresh/$(GENERATED)" services/$(GENERATED) \
+	  || { echo "services/$(GENERATED) is not what protos/ generates: run make proto"; exit 1; }
+
+proto: $(DEV) ## generate services/proa/api/v1 from protos/
+	$(call generate,services)
+
+install: $(DEV) ## install everything for development into .venv
+
+clean: ## delete what builds, tests and demos left; .venv stays
+	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find services kernels chaos tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# $(1): the folder that gets proa/api/v1/*_pb2*.py
+generate = $(BIN)/python -m grpc_tools.protoc --proto_path=protos \
+	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) protos/$(GENERATED)/*.proto
+
+# The stamps carry a hash of what they installed, so nothing is installed twice.
+$(RUNTIME):
+	$(call install,worker$(comma)train$(comma)bench)
+	touch $@
+
+$(DEV):
+	$(call install,dev)
+	touch $@ $(RUNTIME)
+
+comma := ,
+
+# $(1): the extras. No build isolation: the build backend, too, is the pinned one.
+define install
+	@[ "$$(uname -sm)" = "Linux x86_64" ] || \
+	  { echo "proa's workers run on Linux x86-64 only: Triton has no wheel for $$(uname -sm)"; exit 1; }
+	@$(BIN)/python -c '$(SUITABLE)' 2>/dev/null && $(PIP) --version >/dev/null 2>&1 || $(make-venv)
+	rm -f $(VENV)/.installed-*
+	$(PIP) install --constraint constraints.txt hatchling editables
+	$(if $(TORCH_INDEX),$(PIP) install --no-deps --index-url $(TORCH_INDEX) $(TORCH_PIN))
+	$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[$(1)]'
+endef
+
+# A command of this name may exist and still not run (pyenv's shims), hence the trial.
+make-venv = { for python in $(CANDIDATES); do \
+	  if "$$python" -c '$(SUITABLE)' 2>/dev/null; then \
+	    echo "creating $(VENV) with $$("$$python" --version)"; \
+	    "$$python" -m venv --clear $(VENV) && exit 0; \
+	    echo "$$python cannot make virtual environments: install its venv package"; exit 1; \
+	  fi; \
+	done; \
+	echo "proa needs Python 3.11 or 3.12; tried: $(CANDIDATES)." \
+	  "Name one: make PYTHON=/path/to/python3.11 ..."; exit 1; }

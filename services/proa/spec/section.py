@@ -1,0 +1,182 @@
+"""Strict reading of YAML: every error names file, line, key and limit; nothing is ignored."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from proa.errors import SpecError
+
+FILE_BYTES_MAX = 1 << 20
+
+T = TypeVar("T")
+
+
+class Section:
+    """One YAML value with its place in the file. Keys that nobody took are errors."""
+
+    def __init__(self, node: yaml.Node, path: str, file: Path) -> None:
+        self.node = node
+        self.path = path
+        self.file = file
+        self._taken: set[str] = set()
+        self._fields = self._index() if isinstance(node, yaml.MappingNode) else {}
+
+    def error(self, message: str, node: yaml.Node | None = None) -> SpecError:
+        """A SpecError that points at this value (or at `node`)."""
+        line = (node or self.node).start_mark.line + 1
+        return SpecError(f"{self.file}:{line}: {self.path or 'file'}: {message}")
+
+    def _index(self) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+        assert isinstance(self.node, yaml.MappingNode)
+        fields: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        for key, value in self.node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise self.error("keys are plain words", key)
+            if key.value in fields:
+                raise self.error(f"key {key.value!r} stands here twice", key)
+            fields[key.value] = (key, value)
+        return fields
+
+    @property
+    def is_mapping(self) -> bool:
+        """Whether this value is a mapping."""
+        return isinstance(self.node, yaml.MappingNode)
+
+    def keys(self) -> list[str]:
+        """The keys of this mapping, in file order; an error if it is no mapping."""
+        if not isinstance(self.node, yaml.MappingNode):
+            raise self.error("must be a mapping of keys to values")
+        return list(self._fields)
+
+    def has(self, key: str) -> bool:
+        """Whether `key` is given and is not null."""
+        value = self._fields.get(key)
+        return value is not None and value[1].tag != "tag:yaml.org,2002:null"
+
+    def child(self, key: str, *, required: bool = False) -> Section | None:
+        """The value of `key`, or None where it is absent or null."""
+        self.keys()
+        self._taken.add(key)
+        if not self.has(key):
+            if required:
+                raise self.error(f"missing key {key!r}")
+            return None
+        return Section(self._fields[key][1], f"{self.path}.{key}".lstrip("."), self.file)
+
+    def mapping(self, key: str) -> Section:
+        """The mapping under `key`; an empty one where it is absent."""
+        found = self.child(key)
+        if found is not None:
+            found.keys()
+            return found
+        empty = yaml.MappingNode("tag:yaml.org,2002:map", [], self.node.start_mark)
+        return Section(empty, f"{self.path}.{key}".lstrip("."), self.file)
+
+    def value(self, key: str, read: Callable[[Section], T], default: T) -> T:
+        """`read` of the value under `key`, or `default`."""
+        found = self.child(key)
+        return default if found is None else read(found)
+
+    def needed(self, key: str, read: Callable[[Section], T]) -> T:
+        """`read` of the value under `key`; an error where it is absent."""
+        found = self.child(key, required=True)
+        assert found is not None
+        return read(found)
+
+    def items(self, *, limit: int) -> list[Section]:
+        """The elements of this list, at most `limit`."""
+        if not isinstance(self.node, yaml.SequenceNode):
+            raise self.error("must be a list")
+        if len(self.node.value) > limit:
+            raise self.error(f"has {len(self.node.value)} elements; the limit is {limit}")
+        return [
+            Section(node, f"{self.path}[{i}]", self.file) for i, node in enumerate(self.node.value)
+        ]
+
+    def done(self) -> None:
+        """Every key has been read by now: an unknown one is an error with a suggestion."""
+        for key, (node, _) in self._fields.items():
+            if key not in self._taken:
+                near = difflib.get_close_matches(key, self._taken, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                known = ", ".join(sorted(self._taken))
+                place = Section(node, f"{self.path}.{key}".lstrip("."), self.file)
+                raise place.error(f"unknown key{hint} (known here: {known})")
+
+
+def text(section: Section) -> str:
+    """A string."""
+    if not isinstance(section.node, yaml.ScalarNode):
+        raise section.error("must be a string")
+    value = section.node.value
+    if not value or len(value) > 4096:
+        raise section.error("must be a string of 1 to 4096 characters")
+    return str(value)
+
+
+def one_of(names: Sequence[str]) -> Callable[[Section], str]:
+    """A reader for one of `names`."""
+
+    def read(section: Section) -> str:
+        value = text(section)
+        if value not in names:
+            raise section.error(f"{value!r} is not one of {', '.join(names)}")
+        return value
+
+    return read
+
+
+def number(low: float, high: float) -> Callable[[Section], float]:
+    """A reader for a number from `low` to `high`."""
+
+    def read(section: Section) -> float:
+        value = text(section)
+        try:
+            parsed = float(value)
+        except ValueError as exc:
+            raise section.error(f"{value!r} is not a number") from exc
+        if not (math.isfinite(parsed) and low <= parsed <= high):
+            raise section.error(f"{value} is out of range; the limits are {low:g} to {high:g}")
+        return parsed
+
+    return read
+
+
+def integer(low: int, high: int) -> Callable[[Section], int]:
+    """A reader for an integer from `low` to `high`."""
+
+    def read(section: Section) -> int:
+        value = text(section)
+        try:
+            parsed = int(value)
+        except ValueError as exc:
+            raise section.error(f"{value!r} is not an integer") from exc
+        if not low <= parsed <= high:
+            raise section.error(f"{value} is out of range; the limits are {low} to {high}")
+        return parsed
+
+    return read
+
+
+def read_file(file: Path) -> Section:
+    """The root of a YAML file of at most 1 MiB. Errors: SpecError."""
+    try:
+        if file.stat().st_size > FILE_BYTES_MAX:
+            raise SpecError(f"{file}: larger than {FILE_BYTES_MAX} bytes")
+        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SpecError(f"{file}: cannot be read: {exc}") from exc
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        problem = getattr(exc, "problem", None) or "not YAML"
+        raise SpecError(f"{file}{line}: {problem}") from exc
+    if root is None:
+        raise SpecError(f"{file}:1: file is empty")
+    return Section(root, "", file)

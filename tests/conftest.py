@@ -1,0 +1,24 @@
+"""What every test runs under: how hypothesis chooses its examples, and how to choose them again."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# No deadlines: on a busy machine they measure the neighbours. A failure prints its blob, which
+# `@reproduce_failure` replays. CI looks at the same examples each time, so that a red run is the
+# change's fault; at home each run looks at new ones.
+settings.register_profile("local", deadline=None, print_blob=True)
+settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
+PROFILE = "ci" if os.environ.get("CI") else "local"
+settings.load_profile(PROFILE)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    seed = config.getoption("--hypothesis-seed", default=None)
+    chosen = (
+        "fixed (ci)" if PROFILE == "ci" else f"seed {seed or 'new: --hypothesis-seed=N fixes it'}"
+    )
+    return f"hypothesis examples: {chosen}"
