@@ -1,0 +1,393 @@
+"""The redundancy engine of one model: events in, actions out, no I/O and no clock (DESIGN 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from proa.dispatch import events as ev
+from proa.dispatch.actions import (
+    Action,
+    Cancel,
+    Fail,
+    Reply,
+    Send,
+    SetTimer,
+    Source,
+)
+from proa.dispatch.coding import Coding
+from proa.dispatch.config import EngineConfig
+from proa.dispatch.events import DEPLOYED, ErrorKind, Event
+from proa.dispatch.fleet import Fleet
+from proa.dispatch.group import Group
+from proa.dispatch.policy import Plan, View, make_policies
+from proa.dispatch.query import Attempt, Query, QueryState
+from proa.dispatch.redundancy import CopyWork, HedgeBudget
+from proa.dispatch.spare import SpareWork
+from proa.dispatch.state import State
+from proa.dispatch.stats import Utilisation
+from proa.dispatch.timers import (
+    CloseTimer,
+    DeadlineTimer,
+    ExpiryTimer,
+    HedgeTimer,
+    PatienceTimer,
+    Tick,
+)
+from proa.dispatch.workers import ERRORS_IN_ROW_MAX, Worker
+
+_EXACT = {Source.WORKER, Source.RETRY, Source.REPLICA, Source.HEDGE}
+
+
+class Engine:
+    """Moves ids, never tensors. `handle` is the only way in; it never blocks."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.state = State(config)
+        self.coding = Coding(
+            self.state, on_reconstructed=self._reconstructed, on_hopeless=self._hopeless
+        )
+        self._fleet = Fleet(self.state, self.coding, on_lost=self._attempt_failed)
+        self.utilisation = Utilisation()
+        self._policies = make_policies()
+        self._hedges = HedgeBudget(config.hedge_budget)
+        self._spare = SpareWork(
+            self.state,
+            self.coding,
+            send=self._send,
+            on_hopeless=self._hopeless,
+            queue_depth=lambda: self.queue_depth,
+        )
+        self._queue: dict[int, None] = {}
+        self._retries: dict[int, None] = {}
+        self._ticking = False
+        self._handlers: dict[type, Callable[[Any, float], None]] = {
+            ev.QueryArrived: self._arrived,
+            ev.QueryCancelled: self._cancelled,
+            ev.Answered: self._answered,
+            ev.ParityAnswered: self._parity_answered,
+            ev.Decoded: self.coding.decoded,
+            ev.Assessed: self.coding.assessed,
+            ev.TimerFired: self._timer,
+            ev.WorkerJoined: self._fleet.joined,
+            ev.WorkerLeft: self._fleet.left,
+            ev.WorkerSuspected: self._fleet.suspected,
+        }
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take in one event that happened at `now` (seconds); the actions it calls for."""
+        self.utilisation.note(self._busy_share(), now)
+        self._handlers[type(event)](event, now)
+        self._pump(now)
+        out, self.state.out = self.state.out, []
+        return out
+
+    # --- what status and metrics read
+
+    @property
+    def queue_depth(self) -> int:
+        """Queries that wait for a worker."""
+        return len(self._queue) + len(self._retries)
+
+    def in_force(self) -> Plan:
+        """What the configured policy does for a query sent now, and why."""
+        return self._policies[self.config.policy].plan(self._view())
+
+    # --- queries
+
+    def _arrived(self, event: ev.QueryArrived, now: float) -> None:
+        state = self.state
+        assert event.query not in state.queries
+        state.stats.arrived += 1
+        query = Query(
+            id=event.query,
+            key=event.key,
+            deadline=event.deadline,
+            size=event.size,
+            exact=event.exact,
+            policy=event.policy or self.config.policy,
+            codable=event.codable,
+            arrived_at=now,
+        )
+        state.queries[query.id] = query
+        if event.deadline <= now:
+            self._fail(query, "DEADLINE_EXCEEDED", "the deadline had passed on arrival", now)
+        elif self.queue_depth >= self.config.queue_max:
+            self._overloaded(query, now)
+        else:
+            self._queue[query.id] = None
+            state.out.append(SetTimer(DeadlineTimer(query.id), event.deadline))
+
+    def _overloaded(self, query: Query, now: float) -> None:
+        workers = max(1, self.state.workers.ready())
+        wait_s = self.queue_depth * self.state.latency.quantile(0.5) / workers
+        message = f"queue is full: {self.config.queue_max} queries wait, which is the limit"
+        self._fail(query, "RESOURCE_EXHAUSTED", message, now, retry_after_s=wait_s)
+
+    def _cancelled(self, event: ev.QueryCancelled, now: float) -> None:
+        query = self.state.queries.get(event.query)
+        if query is not None and not query.settled:
+            self._settle(query, QueryState.FAILED, now)
+            self.state.stats.failed["CANCELLED"] += 1
+
+    def _deadline(self, query_id: int, now: float) -> None:
+        query = self.state.queries.get(query_id)
+        if query is None or query.settled:
+            return
+        if query.state is QueryState.QUEUED and self.state.workers.ready() == 0:
+            self._fail(query, "UNAVAILABLE", "no worker is ready", now)
+        else:
+            self._fail(query, "DEADLINE_EXCEEDED", "the deadline has passed", now)
+
+    def _reply(self, query: Query, reply: Reply, now: float) -> None:
+        self.state.out.append(reply)
+        self.state.stats.answers[reply.source.value] += 1
+        self._settle(query, QueryState.REPLIED, now)
+
+    def _fail(
+        self,
+        query: Query,
+        status: str,
+        message: str,
+        now: float,
+        *,
+        retry_after_s: float | None = None,
+    ) -> None:
+        self.state.out.append(Fail(query.id, status, message, retry_after_s))
+        self.state.stats.failed[status] += 1
+        self._settle(query, QueryState.FAILED, now)
+
+    def _settle(self, query: Query, new: QueryState, now: float) -> None:
+        """The client has its answer: drop what is queued, cancel what has not begun."""
+        assert not query.settled
+        query.state = new
+        self._queue.pop(query.id, None)
+        if self._retries.pop(query.id, "absent") is None:
+            query.waiting -= 1
+        for attempt in sorted(query.attempts):
+            self._cancel_unless_begun(query, attempt)
+        self.coding.member_changed(query, now)
+        self.state.let_go(query)
+
+    def _cancel_unless_begun(self, query: Query, attempt_id: int) -> None:
+        """Cancel an attempt that waits behind another at its worker. One that computes cannot be
+        interrupted there: cancelling it would only hide that the worker is busy, and how late it
+        was (ARCHITECTURE.md, cancellation)."""
+        attempt = self.state.attempts[attempt_id]
+        worker = self.state.workers.get(attempt.worker)
+        if worker is None or next(iter(worker.running)) == attempt_id:
+            return
+        del worker.running[attempt_id]
+        del self.state.attempts[attempt_id]
+        query.attempts.discard(attempt_id)
+        self.state.out.append(Cancel(attempt_id))
+
+    # --- attempts
+
+    def _answered(self, event: ev.Answered, now: float) -> None:
+        attempt = self.state.attempts.get(event.attempt)
+        if attempt is None:
+            return
+        worker = self._end_attempt(attempt, event.ok, event.error_kind, now)
+        assert attempt.query is not None
+        query = self.state.queries.get(attempt.query)
+        if query is None:
+            return
+        if not event.ok:
+            self._attempt_failed(query, event.error_kind, event.message, now)
+            return
+        if not query.known and (worker is None or worker.package == query.package):
+            query.known = True
+            if query.codable and self.config.parity_possible:
+                self.coding.remember(query)
+        if query.settled:
+            self.coding.member_changed(query, now)
+        else:
+            would_be = query.would_be_s
+            self._reply(
+                query,
+                Reply(query.id, attempt.source, attempt.id, attempt.worker, query.group, would_be),
+                now,
+            )
+
+    def _end_attempt(
+        self, attempt: Attempt, ok: bool, kind: ErrorKind | None, now: float
+    ) -> Worker | None:
+        """Free the worker's place and keep its record; the worker, if it is still known."""
+        del self.state.attempts[attempt.id]
+        if attempt.query is not None and attempt.query in self.state.queries:
+            self.state.queries[attempt.query].attempts.discard(attempt.id)
+        worker = self.state.workers.get(attempt.worker)
+        if worker is None:
+            return None
+        worker.running.pop(attempt.id, None)
+        latency = self.state.latency
+        took_s = now - attempt.sent_at
+        if ok:
+            worker.note_answer(took_s, latency.quantile(0.5), now)
+            if attempt.source in _EXACT:
+                latency.add(took_s)
+        elif self._blames_worker(kind, took_s):
+            worker.note_error(latency.quantile(0.5), now)
+            # A refused connection is certain; other errors may be the query's own fault.
+            if kind is ErrorKind.UNAVAILABLE or worker.errors_in_row >= ERRORS_IN_ROW_MAX:
+                self._fleet.suspect(worker, now)
+        return worker
+
+    def _blames_worker(self, kind: ErrorKind | None, took_s: float) -> bool:
+        if kind is ErrorKind.DEADLINE:
+            return took_s > 2 * self.state.latency.late_after_s()
+        return kind in (ErrorKind.UNAVAILABLE, ErrorKind.INTERNAL)
+
+    def _attempt_failed(
+        self, query: Query, kind: ErrorKind | None, message: str, now: float
+    ) -> None:
+        if query.settled:
+            self.coding.member_changed(query, now)
+            return
+        query.error = ((kind or ErrorKind.INTERNAL).value, message or "the worker failed")
+        if kind is ErrorKind.INVALID:
+            self._fail(query, *query.error, now)
+            return
+        if query.retries < query.retries_max and kind is not ErrorKind.OVERLOADED:
+            query.retries += 1
+            query.waiting += 1
+            self._retries[query.id] = None
+        self.coding.member_changed(query, now)
+        self._hopeless(query, now)
+
+    def _hopeless(self, query: Query, now: float) -> None:
+        """Fail `query` unless an exact answer or a reconstruction may still come."""
+        if query.settled or query.exact_may_come or self.coding.may_recover(query):
+            return
+        status, message = query.error
+        retry = 0.1 if status == ErrorKind.OVERLOADED.value else None
+        self._fail(query, status, message, now, retry_after_s=retry)
+
+    def _reconstructed(self, query: Query, group: Group, now: float) -> None:
+        reply = Reply(query.id, Source.RECONSTRUCTED, group=group.id)
+        self._reply(query, reply, now)
+
+    def _parity_answered(self, event: ev.ParityAnswered, now: float) -> None:
+        attempt = self.state.attempts.get(event.attempt)
+        if attempt is None:
+            return
+        assert attempt.group is not None
+        self._end_attempt(attempt, event.ok, event.error_kind, now)
+        self.coding.row_ended(attempt.group, attempt.row, ok=event.ok, now=now)
+
+    # --- timers
+
+    def _timer(self, event: ev.TimerFired, now: float) -> None:
+        match event.timer:
+            case DeadlineTimer(query):
+                self._deadline(query, now)
+            case HedgeTimer(query):
+                self._hedge(query, now)
+            case CloseTimer(group):
+                self.coding.close_timer(group)
+            case PatienceTimer(group):
+                self.coding.patience_over(group, now)
+            case ExpiryTimer(group):
+                self.coding.expired(group, now)
+            case Tick():
+                self._ticking = False
+                self._fleet.suspect_overdue(now)
+            case _:
+                raise AssertionError(f"unknown timer {event.timer}")
+
+    def _hedge(self, query_id: int, now: float) -> None:
+        """`query` is late: hedge it, unless a reconstruction is about to come."""
+        query = self.state.queries.get(query_id)
+        if query is None or query.settled or query.hedged or not query.attempts:
+            return
+        rescue_at = self.coding.rescue_at(query, now)
+        if rescue_at is not None:
+            self.state.out.append(SetTimer(HedgeTimer(query.id), rescue_at))
+        elif self._hedges.spend():
+            query.hedged = True
+            query.waiting += 1
+            self.state.redundant.add(CopyWork(query.id, Source.HEDGE))
+
+    # --- sending
+
+    def _view(self) -> View:
+        state = self.state
+        possible = (
+            self.config.parity_possible
+            and state.workers.has_parity()
+            and len(state.workers.domains()) > 1
+        )
+        return View(
+            utilisation=self.utilisation.value,
+            late_share=state.latency.late_share(),
+            parity_possible=possible,
+            agreement_low=state.quality.low,
+            r=self.config.r,
+            retry_max=self.config.retry_max,
+        )
+
+    def _busy_share(self) -> float:
+        """The share of the workers that computes for queries; redundant work does not count."""
+        ready = self.state.workers.ready()
+        busy = sum(1 for attempt in self.state.attempts.values() if not attempt.redundant)
+        return min(1.0, busy / ready) if ready else 1.0
+
+    def _pump(self, now: float) -> None:
+        self._send_queries(now)
+        self._spare.run(now)
+        if self.state.attempts and not self._ticking:
+            self._ticking = True
+            self.state.out.append(SetTimer(Tick(), now + self.config.tick_s))
+
+    def _send_queries(self, now: float) -> None:
+        """Retries first, each elsewhere if there is an elsewhere; one that waits for that does not
+        hold up the others."""
+        workers = self.state.workers
+        for query_id in list(self._retries):
+            query = self.state.queries[query_id]
+            avoid = query.domains if workers.domains() - query.domains else ()
+            worker = workers.pick(DEPLOYED, now, avoid=avoid)
+            if worker is not None:
+                del self._retries[query_id]
+                query.waiting -= 1
+                self._send(query, worker, Source.RETRY, now)
+        while self._queue:
+            worker = workers.pick(DEPLOYED, now)
+            if worker is None:
+                return
+            query = self.state.queries[next(iter(self._queue))]
+            del self._queue[query.id]
+            self._send_first(query, worker, now)
+
+    def _send_first(self, query: Query, worker: Worker, now: float) -> None:
+        query.state = QueryState.SENT
+        query.sent_at = now
+        query.package = worker.package
+        self.state.stats.sent += 1
+        self._hedges.earn()
+        plan = self._policies[query.policy].plan(self._view())
+        query.retries_max = plan.retries
+        self._send(query, worker, Source.WORKER, now)
+        for index in range(plan.copies):
+            query.waiting += 1
+            self.state.redundant.add(CopyWork(query.id, Source.REPLICA, index))
+        if plan.hedge:
+            delay_s = self.config.hedge_delay_s or self.state.latency.late_after_s()
+            self.state.out.append(SetTimer(HedgeTimer(query.id), now + delay_s))
+        if plan.parity and query.codable:
+            self.coding.join(query, worker, now)
+
+    def _send(self, query: Query, worker: Worker, source: Source, now: float) -> None:
+        attempt = Attempt(self.state.next_attempt(), worker.id, now, query.id, source)
+        self.state.attempts[attempt.id] = attempt
+        self.state.workers.start(worker, attempt.id, now)
+        query.attempts.add(attempt.id)
+        query.domains.add(worker.domain)
+        if attempt.redundant:
+            self.state.stats.redundant[source.value] += 1
+        if source is Source.RETRY:
+            self.state.stats.redundant[source.value] += 1
+            self.coding.moved(query, worker)
+        self.state.out.append(Send(attempt.id, query.id, worker.id, source))

@@ -1,0 +1,53 @@
+"""A window of latencies with exact quantiles, and what counts as late in it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+
+# Later than this share of the median is a straggler, not jitter (policies table, section 1 and 2:
+# hedging at 1.15x to 1.3x of the median is best when service times are steady).
+LATE_MIN, LATE_MAX = 1.15, 1.5
+SAMPLES_MIN = 20
+
+
+class LatencyWindow:
+    """The last `size` latencies, in seconds."""
+
+    def __init__(self, *, prior_s: float, size: int = 512) -> None:
+        self._recent: deque[float] = deque(maxlen=size)
+        self._sorted: list[float] = []
+        self._prior_s = prior_s
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def add(self, latency_s: float) -> None:
+        """Take in one latency; the oldest one leaves a full window."""
+        if len(self._recent) == self._recent.maxlen:
+            del self._sorted[bisect_left(self._sorted, self._recent[0])]
+        self._recent.append(latency_s)
+        insort(self._sorted, latency_s)
+
+    def quantile(self, q: float) -> float:
+        """The q-quantile (nearest rank), or the prior while there are too few samples."""
+        if len(self._sorted) < SAMPLES_MIN:
+            return self._prior_s
+        return self._sorted[min(len(self._sorted) - 1, int(q * len(self._sorted)))]
+
+    def late_after_s(self) -> float:
+        """How long after sending an answer is late: p95, but within 1.15x to 1.5x the median.
+
+        Without the bounds, many stragglers would raise p95 until none of them counted as late.
+        """
+        if len(self._sorted) < SAMPLES_MIN:
+            return self._prior_s
+        median = self.quantile(0.5)
+        return min(max(self.quantile(0.95), LATE_MIN * median), LATE_MAX * median)
+
+    def late_share(self) -> float:
+        """The share of answers later than 1.5x the median."""
+        if len(self._sorted) < SAMPLES_MIN:
+            return 0.0
+        late = len(self._sorted) - bisect_right(self._sorted, LATE_MAX * self.quantile(0.5))
+        return late / len(self._sorted)

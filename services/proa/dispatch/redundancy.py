@@ -1,0 +1,96 @@
+"""The low-priority queue of redundant work, and the budgets that keep it harmless."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from proa.dispatch.actions import Source
+
+HEDGE_BURST = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class CopyWork:
+    """Another attempt at a query: a replica or a hedge."""
+
+    query: int
+    source: Source
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ParityWork:
+    """One parity row of a group."""
+
+    group: int
+    row: int
+
+
+Work = CopyWork | ParityWork
+
+
+class RedundantQueue:
+    """Redundant work in order: hedges (their query is late already), then the rest by age.
+
+    Bounded: at the limit the oldest work of the lowest order is dropped, which loses redundancy
+    and nothing else.
+    """
+
+    def __init__(self, *, limit: int, on_drop: Callable[[Work], None]) -> None:
+        self._hedges: dict[Work, None] = {}
+        self._others: dict[Work, None] = {}
+        self._limit = limit
+        self._on_drop = on_drop
+
+    def __len__(self) -> int:
+        return len(self._hedges) + len(self._others)
+
+    def __iter__(self) -> Iterator[Work]:
+        yield from list(self._hedges)
+        yield from list(self._others)
+
+    def add(self, work: Work) -> None:
+        """Queue `work`; at the limit the oldest goes."""
+        hedge = isinstance(work, CopyWork) and work.source is Source.HEDGE
+        (self._hedges if hedge else self._others)[work] = None
+        if len(self) > self._limit:
+            self.drop(next(iter(self._others or self._hedges)))
+
+    def drop(self, work: Work) -> None:
+        """Give `work` up."""
+        self.take(work)
+        self._on_drop(work)
+
+    def take(self, work: Work) -> None:
+        """Remove `work`, which is now running or no longer wanted."""
+        self._hedges.pop(work, None)
+        self._others.pop(work, None)
+
+
+def redundant_limit(*, ready: int, idle_reserve: int, queue_depth: int) -> int:
+    """How many workers may run redundant work: all but the reserve when nothing waits, none once
+    as many queries wait as there are workers. Redundancy must never cause the overload."""
+    if ready <= 0:
+        return 0
+    free = max(0.0, 1.0 - queue_depth / ready)
+    return max(0, int((ready - idle_reserve) * free))
+
+
+class HedgeBudget:
+    """A token bucket: `share` of a hedge is earned by each query, at most a small burst is kept."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._tokens = HEDGE_BURST if share > 0 else 0.0
+
+    def earn(self) -> None:
+        """A query was sent."""
+        self._tokens = min(HEDGE_BURST, self._tokens + self._share)
+
+    def spend(self) -> bool:
+        """Take a hedge out of the budget, if there is one."""
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True

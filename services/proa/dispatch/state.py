@@ -1,0 +1,49 @@
+"""What the parts of one engine share: queries, attempts, workers, and the list of actions."""
+
+from __future__ import annotations
+
+from proa.dispatch.actions import Action, Release
+from proa.dispatch.config import EngineConfig
+from proa.dispatch.latency import LatencyWindow
+from proa.dispatch.quality import Quality
+from proa.dispatch.query import Attempt, Query
+from proa.dispatch.redundancy import RedundantQueue, Work
+from proa.dispatch.stats import Stats
+from proa.dispatch.workers import WorkerTable
+
+
+class State:
+    """The data of one engine. Parts of the engine add to `out`; the shell performs it."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.out: list[Action] = []
+        self.queries: dict[int, Query] = {}
+        self.attempts: dict[int, Attempt] = {}
+        self.workers = WorkerTable(inflight_max=config.inflight_max)
+        self.latency = LatencyWindow(prior_s=config.latency_prior_s)
+        self.quality = Quality(agreement_min=config.agreement_min, sample=config.quality_sample)
+        self.stats = Stats()
+        self.dropped: list[Work] = []
+        self.redundant = RedundantQueue(
+            limit=config.redundant_queue_max, on_drop=self.dropped.append
+        )
+        self._attempt = 0
+
+    def next_attempt(self) -> int:
+        """A fresh attempt id."""
+        self._attempt += 1
+        return self._attempt
+
+    def hold(self, query: Query) -> None:
+        """Someone more needs the tensors of `query`."""
+        assert query.id in self.queries
+        query.holds += 1
+
+    def let_go(self, query: Query) -> None:
+        """Someone needs them no longer; the last one releases them."""
+        query.holds -= 1
+        assert query.holds >= 0, f"query {query.id} let go too often"
+        if query.holds == 0:
+            del self.queries[query.id]
+            self.out.append(Release(query.id))

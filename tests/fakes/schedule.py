@@ -1,0 +1,354 @@
+"""A seeded world around the redundancy engine, and an oracle that judges every action.
+
+The oracle keeps books of its own (what was sent where, what answered, who waits) and shares no
+code with the engine but its events, actions and configuration.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from proa.dispatch import Engine, EngineConfig
+from proa.dispatch import actions as ac
+from proa.dispatch import events as ev
+from proa.dispatch.events import DEPLOYED, PARITY, ErrorKind
+
+HEDGE_BURST = 5.0
+
+
+@dataclass
+class World:
+    """How nasty a schedule is: probabilities per answer, and how workers behave."""
+
+    late: float = 0.15
+    lost: float = 0.05
+    duplicated: float = 0.1
+    failed: float = 0.1
+    cancelled: float = 0.05
+    decode_failed: float = 0.1
+    churn: float = 0.3
+
+
+def random_config(rng: random.Random) -> EngineConfig:
+    """Any combination of policy, code, pool, patience and tight limits."""
+    return EngineConfig(
+        policy=rng.choice(["none", "retry", "replicate", "hedge", "parity", "auto"]),
+        k=rng.choice([1, 2, 2, 3, 4]),
+        r=rng.choice([1, 1, 2, 3]),
+        pool=rng.choice(["shared", "shared", "dedicated"]),
+        mode=rng.choice(["enforce", "enforce", "observe"]),
+        patience=rng.choice(["first", "tail"]),
+        parity_possible=rng.random() < 0.9,
+        group_s_max=rng.choice([0.0, 0.005, 0.05]),
+        idle_reserve=rng.choice([0, 1, 2]),
+        inflight_max=rng.choice([1, 1, 2, 3]),
+        hedge_delay_s=rng.choice([None, 0.02]),
+        hedge_budget=rng.choice([0.0, 0.1, 1.0]),
+        retry_max=rng.choice([0, 1, 2]),
+        quality_sample=rng.choice([0.0, 0.05, 1.0]),
+        agreement_min=rng.choice([0.0, 0.9, 1.0]),
+        queue_max=rng.choice([2, 8, 1024]),
+        redundant_queue_max=rng.choice([1, 4, 256]),
+        groups_open_max=rng.choice([1, 4, 256]),
+        reservoir_bytes_max=rng.choice([0, 500, 1 << 20]),
+        latency_prior_s=0.03,
+    )
+
+
+@dataclass
+class Seen:
+    """The oracle's books."""
+
+    settled: Counter[int] = field(default_factory=Counter)
+    released: set[int] = field(default_factory=set)
+    queued: set[int] = field(default_factory=set)
+    answered_ok: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
+    first_worker: dict[int, ev.WorkerJoined] = field(default_factory=dict)
+    outstanding: dict[int, tuple[str, ac.Send | ac.SendParity]] = field(default_factory=dict)
+    rows_ok: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    row_domains: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    members: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    decodes: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    sends: Counter[int] = field(default_factory=Counter)
+    by_source: Counter[str] = field(default_factory=Counter)
+
+
+class Schedule:
+    """One random schedule. `run()` plays it to the end and raises AssertionError at the first
+    action that breaks a promise; `seed` replays it."""
+
+    def __init__(self, seed: int, *, queries: int = 14, world: World | None = None) -> None:
+        self.rng = random.Random(seed)
+        self.world = world or World()
+        self.config = random_config(self.rng)
+        self.engine = Engine(self.config)
+        self.now = 0.0
+        self._heap: list[tuple[float, int, ev.Event]] = []
+        self._sequence = 0
+        self.seen = Seen()
+        self.queries: dict[int, ev.QueryArrived] = {}
+        self.cancelled: set[int] = set()
+        self.workers: dict[str, ev.WorkerJoined] = {}
+        self._plan(queries)
+
+    def _at(self, at: float, event: ev.Event) -> None:
+        self._sequence += 1
+        heapq.heappush(self._heap, (at, self._sequence, event))
+
+    def _plan(self, queries: int) -> None:
+        rng = self.rng
+        for i in range(rng.randint(1, 6)):
+            domain = f"d{rng.randint(0, 5)}" if rng.random() < 0.2 else f"d{i}"
+            roles = frozenset((DEPLOYED, PARITY))
+            if self.config.pool == "dedicated" and i:
+                roles = frozenset((PARITY,)) if i % 3 == 0 else frozenset((DEPLOYED,))
+            package = "new" if rng.random() < 0.1 else "p"
+            joined = ev.WorkerJoined(f"w{i}", domain, package, roles)
+            self._at(0.0 if rng.random() < 0.8 else rng.random() * 0.2, joined)
+            if rng.random() < self.world.churn:
+                kind = rng.choice([ev.WorkerLeft, ev.WorkerSuspected])
+                self._at(rng.random() * 0.5, kind(joined.worker))
+                self._at(0.1 + rng.random() * 0.5, joined)
+        at = 0.0
+        for query in range(queries):
+            at += rng.expovariate(1 / 0.008)
+            arrived = ev.QueryArrived(
+                query=query,
+                key=("m", rng.choice("aab")),
+                deadline=at + rng.choice([0.001, 0.2, 0.5, 1.0]),
+                size=rng.choice([10, 100]),
+                exact=rng.random() < 0.1,
+                policy=rng.choice(["none", "hedge", "parity"]) if rng.random() < 0.1 else None,
+                codable=rng.random() < 0.95,
+            )
+            self.queries[query] = arrived
+            self._at(at, arrived)
+            if rng.random() < self.world.cancelled:
+                self._at(at + rng.random() * 0.05, ev.QueryCancelled(query))
+
+    # --- the world
+
+    def run(self) -> Seen:
+        """Play everything; check the final state."""
+        while self._heap:
+            self.now, _, event = heapq.heappop(self._heap)
+            self._note(event)
+            for action in self.engine.handle(event, self.now):
+                self._check(action)
+                self._perform(action)
+            self._check_limits()
+        self._check_end()
+        return self.seen
+
+    def _note(self, event: ev.Event) -> None:
+        match event:
+            case ev.QueryArrived(query=query):
+                self.seen.queued.add(query)
+            case ev.QueryCancelled(query):
+                if not self.seen.settled[query] and query in self.seen.queued | set(
+                    self.seen.first_worker
+                ):
+                    self.cancelled.add(query)
+                    self.seen.queued.discard(query)
+            case ev.WorkerJoined(worker=worker):
+                self._gone(worker)
+                self.workers[worker] = event
+            case ev.WorkerLeft(worker) | ev.WorkerSuspected(worker):
+                self._gone(worker)
+            case ev.Answered(attempt, ok) | ev.ParityAnswered(attempt, ok):
+                self._note_answer(attempt, ok, event)
+
+    def _note_answer(self, attempt: int, ok: bool, event: ev.Event) -> None:
+        entry = self.seen.outstanding.pop(attempt, None)
+        if entry is None:
+            return
+        worker, sent = entry
+        if ok and isinstance(sent, ac.Send):
+            self.seen.answered_ok[sent.query].add(self.workers[worker].package)
+        elif ok:
+            self.seen.rows_ok[sent.group].add(sent.row)
+        elif event.error_kind is ErrorKind.UNAVAILABLE:
+            self._gone(worker)
+
+    def _gone(self, worker: str) -> None:
+        self.workers.pop(worker, None)
+        for attempt, (where, _) in list(self.seen.outstanding.items()):
+            if where == worker:
+                del self.seen.outstanding[attempt]
+
+    def _perform(self, action: ac.Action) -> None:
+        rng = self.rng
+        match action:
+            case ac.Send(attempt=attempt) | ac.SendParity(attempt=attempt):
+                self._serve(action, attempt)
+            case ac.SetTimer(timer, at):
+                assert at >= self.now - 1e-9
+                self._at(at, ev.TimerFired(timer))
+            case ac.Decode(group, members, missing):
+                ok = rng.random() >= self.world.decode_failed
+                queries = tuple(members[i] for i in missing) if ok else ()
+                if ok:
+                    self.seen.decodes[group] |= set(queries)
+                self._at(self.now + rng.random() * 0.01, ev.Decoded(group, queries))
+            case ac.Assess(group):
+                agreement = rng.choice([None, 0.5, 1.0, 1.0])
+                self._at(self.now + rng.random() * 0.01, ev.Assessed(group, agreement))
+            case ac.Probe(worker):
+                if rng.random() < 0.9:
+                    joined = ev.WorkerJoined(worker, f"d{worker[1:]}", "p")
+                    self._at(self.now + rng.random() * 0.3, joined)
+
+    def _serve(self, action: ac.Send | ac.SendParity, attempt: int) -> None:
+        """The answer to an attempt: in time, late, failed, twice, or never."""
+        rng, world = self.rng, self.world
+        if rng.random() < world.lost:
+            # The call's own deadline is all that ever ends it.
+            queries = (action.query,) if isinstance(action, ac.Send) else action.members
+            end = max(self.now, *(self.queries[q].deadline for q in queries), self.now + 0.001)
+            lost = ev.Answered if isinstance(action, ac.Send) else ev.ParityAnswered
+            self._at(end, lost(attempt, ok=False, error_kind=ErrorKind.DEADLINE))
+            return
+        at = self.now + 0.02 * rng.uniform(0.9, 1.1)
+        if rng.random() < world.late:
+            at += rng.expovariate(1 / 0.05)
+        ok = rng.random() >= world.failed
+        kind = None if ok else rng.choice(list(ErrorKind))
+        event: ev.Event = (
+            ev.Answered(attempt, ok, kind, "no")
+            if isinstance(action, ac.Send)
+            else ev.ParityAnswered(attempt, ok, kind)
+        )
+        self._at(at, event)
+        if rng.random() < world.duplicated:
+            self._at(at + rng.random() * 0.05, event)
+
+    # --- the oracle
+
+    def _running(self, worker: str) -> int:
+        return sum(1 for where, _ in self.seen.outstanding.values() if where == worker)
+
+    def _idle(self) -> int:
+        workers = [w for w, joined in self.workers.items() if DEPLOYED in joined.roles]
+        return sum(1 for w in workers if self._running(w) == 0)
+
+    def _check(self, action: ac.Action) -> None:
+        match action:
+            case ac.Send():
+                self._check_send(action)
+            case ac.SendParity():
+                self._check_parity(action)
+            case ac.Reply() | ac.Fail():
+                self._check_settled(action)
+            case ac.Decode(group, members, missing):
+                rows = self.seen.rows_ok[group]
+                assert 0 < len(missing) <= len(rows), "decode without enough parity rows"
+                for i, query in enumerate(members):
+                    assert query not in self.seen.released
+                    assert i in missing or self.seen.answered_ok[query], "decode without a member"
+            case ac.Assess(_, members):
+                assert all(self.seen.answered_ok[q] for q in members)
+                assert not self.seen.released & set(members)
+            case ac.Release(query):
+                assert query not in self.seen.released, "released twice"
+                assert self.seen.settled[query] or query in self.cancelled, "released too early"
+                self.seen.released.add(query)
+            case ac.Cancel(attempt):
+                self.seen.outstanding.pop(attempt, None)
+            case ac.Probe(worker):
+                self._gone(worker)
+
+    def _check_send(self, action: ac.Send) -> None:
+        seen, query = self.seen, self.queries[action.query]
+        joined = self.workers.get(action.worker)
+        assert joined is not None, "sent to a worker that is not there"
+        assert DEPLOYED in joined.roles
+        assert self._running(action.worker) < self.config.inflight_max
+        assert not seen.settled[query.query], "sent after the answer"
+        assert query.query not in self.cancelled
+        assert query.query not in seen.released
+        if action.source in (ac.Source.REPLICA, ac.Source.HEDGE):
+            self._check_spare(action.worker)
+            assert joined.domain not in self._domains_of(query.query)
+        policy = query.policy or self.config.policy
+        seen.sends[query.query] += 1
+        seen.by_source[action.source.value] += 1
+        if policy == "none":
+            assert seen.sends[query.query] == 1
+        if action.source is ac.Source.WORKER:
+            assert query.query not in seen.first_worker
+            seen.first_worker[query.query] = joined
+            seen.queued.discard(query.query)
+        seen.outstanding[action.attempt] = (action.worker, action)
+
+    def _domains_of(self, query: int) -> set[str]:
+        return {
+            self.workers[worker].domain
+            for worker, sent in self.seen.outstanding.values()
+            if isinstance(sent, ac.Send) and sent.query == query and worker in self.workers
+        }
+
+    def _check_spare(self, worker: str) -> None:
+        assert self._running(worker) == 0, "redundant work on a busy worker"
+        assert self._idle() > self.config.idle_reserve, "redundant work ate the reserve"
+        assert not self.seen.queued, "redundant work while queries wait"
+
+    def _check_parity(self, action: ac.SendParity) -> None:
+        seen = self.seen
+        joined = self.workers[action.worker]
+        assert PARITY in joined.roles
+        assert self._running(action.worker) == 0
+        if self.config.pool == "shared":
+            self._check_spare(action.worker)
+        assert len(action.members) == len(set(action.members)) == self.config.k
+        assert len({self.queries[q].key for q in action.members}) == 1, "mixed tenants"
+        for query in action.members:
+            assert query not in seen.released
+            if query in action.fillers:
+                assert seen.answered_ok[query], "filler without a prediction"
+                continue
+            first = seen.first_worker[query]
+            assert first.package == joined.package, "mixed versions"
+            assert first.domain != joined.domain, "parity beside its member"
+        assert joined.domain not in seen.row_domains[action.group]
+        seen.row_domains[action.group].append(joined.domain)
+        seen.members[action.group] = action.members
+        seen.outstanding[action.attempt] = (action.worker, action)
+
+    def _check_settled(self, action: ac.Reply | ac.Fail) -> None:
+        query = action.query
+        self.seen.settled[query] += 1
+        self.seen.queued.discard(query)
+        assert self.seen.settled[query] == 1, "two replies"
+        assert query not in self.cancelled, "a reply to a cancelled query"
+        if isinstance(action, ac.Fail):
+            return
+        if action.source is ac.Source.RECONSTRUCTED:
+            assert self.config.mode == "enforce"
+            assert not self.queries[query].exact
+            assert action.group is not None
+            assert query in self.seen.decodes[action.group]
+        else:
+            assert self.seen.answered_ok[query]
+
+    def _check_limits(self) -> None:
+        engine = self.engine
+        assert engine.queue_depth <= self.config.queue_max + len(self.workers) * 4 + 8
+        assert len(engine.state.redundant) <= self.config.redundant_queue_max
+        budget = HEDGE_BURST + self.config.hedge_budget * len(self.seen.first_worker)
+        assert self.seen.by_source["hedge"] <= budget
+
+    def _check_end(self) -> None:
+        engine, state = self.engine, self.engine.state
+        for query in self.queries:
+            once = self.seen.settled[query] + (query in self.cancelled)
+            assert once == 1, f"query {query} was settled {once} times"
+        assert not engine.coding.groups, "a group leaked"
+        assert engine.queue_depth == 0
+        kept = set(self.queries) - self.seen.released
+        assert kept == set(state.queries), "books differ"
+        assert all(q.settled and q.holds == 1 for q in state.queries.values()), "a query leaked"
+        assert sum(self.queries[q].size for q in kept) <= self.config.reservoir_bytes_max
+        assert not state.attempts, "an attempt leaked"
