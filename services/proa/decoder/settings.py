@@ -1,0 +1,56 @@
+"""Settings of the decoder, from PROA_DECODER_*."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proa.runtime.settings import setting
+
+
+@dataclass(frozen=True)
+class DecoderSettings:
+    """See `why` of each."""
+
+    host: str = setting(
+        "0.0.0.0",  # noqa: S104  # frontends are other pods
+        env="PROA_DECODER_HOST",
+        why="address the gRPC port listens on",
+    )
+    port: int = setting(
+        8011, env="PROA_DECODER_PORT", minimum=0, maximum=65535, why="gRPC port; 0: any"
+    )
+    admin_port: int = setting(
+        9090,
+        env="PROA_DECODER_ADMIN_PORT",
+        minimum=0,
+        maximum=65535,
+        why="HTTP port of /livez, /readyz and /metrics; 0: any",
+    )
+    message_bytes_max: int = setting(
+        64 << 20,
+        env="PROA_DECODER_MESSAGE_BYTES_MAX",
+        unit="bytes",
+        minimum=1 << 10,
+        maximum=(1 << 31) - 1,
+        why="largest message; bounds memory together with the calls at once",
+    )
+    calls_max: int = setting(
+        64,
+        env="PROA_DECODER_CALLS_MAX",
+        minimum=1,
+        maximum=10_000,
+        why="calls at once; more are answered RESOURCE_EXHAUSTED with a retry delay",
+    )
+    grace_s: float = setting(
+        5.0,
+        env="PROA_DECODER_GRACE_S",
+        unit="s",
+        minimum=0.0,
+        maximum=600.0,
+        why="time that calls under way have to end when the process is told to stop",
+    )
+    faults: bool = setting(
+        False,
+        env="PROA_DECODER_FAULTS",
+        why="serve FaultInjector; for chaos experiments only",
+    )

@@ -1,0 +1,52 @@
+"""Composes the encoder process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import grpc.aio
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from proa.api.v1 import encoder_pb2_grpc
+from proa.encoder import service
+from proa.encoder.settings import EncoderSettings
+from proa.parity import ParityRunner
+from proa.rpc import Channels
+from proa.runtime.settings import from_env
+from proa.runtime.stateless import Service, serve_stateless
+
+
+async def main() -> None:
+    await serve_encoder(from_env(EncoderSettings, os.environ))
+
+
+async def serve_encoder(
+    settings: EncoderSettings, *, listening: asyncio.Future[tuple[int, int]] | None = None
+) -> None:
+    """Serve until cancelled; `listening` gets the gRPC port and the admin port."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    channels = Channels(
+        message_bytes_max=settings.message_bytes_max,
+        channels_max=settings.workers_max,
+        grace_s=settings.deadline_s_max,
+    )
+    servicer = service.EncoderService(
+        ParityRunner(channels),
+        registry,
+        calls_max=settings.calls_max,
+        deadline_s_max=settings.deadline_s_max,
+    )
+
+    def add(server: grpc.aio.Server) -> None:
+        encoder_pb2_grpc.add_EncoderServicer_to_server(  # type: ignore[no-untyped-call]
+            servicer, server
+        )
+
+    try:
+        await serve_stateless(
+            Service(service.NAME, add, service.self_check), settings, registry, listening=listening
+        )
+    finally:
+        await channels.close()

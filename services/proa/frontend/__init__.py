@@ -1,0 +1,1 @@
+"""The frontend process: speaks the Open Inference Protocol, drives the redundancy engine."""

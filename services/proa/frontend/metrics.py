@@ -1,0 +1,136 @@
+"""The frontend's metrics: histograms filled here, counters read from the engines when scraped."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from proa.dispatch import Engine
+from proa.dispatch.group import GroupState
+
+SECONDS = (
+    *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075),
+    *(0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0),
+)
+RECENT_MAX = 20_000
+RECENT_S = 60.0
+
+
+class FrontendMetrics:
+    """What the request path counts. Latencies are seconds from arrival to reply."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "proa_frontend_requests",
+            "Requests by model and gRPC status",
+            ["model", "status"],
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "proa_frontend_request_seconds",
+            "Time from arrival to reply, by source of the answer",
+            ["model", "source"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.would_be_seconds = Histogram(
+            "proa_frontend_would_be_seconds",
+            "With mode observe: what the time would have been with reconstructions",
+            ["model"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.fallbacks = Counter(
+            "proa_frontend_inline_fallbacks",
+            "Groups decoded inline because no decoder answered",
+            ["model", "service"],
+            registry=registry,
+        )
+
+
+class Recent:
+    """Latencies of the last minute, for status: at most 20,000 of them."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._seen: deque[tuple[float, float]] = deque(maxlen=RECENT_MAX)
+
+    def add(self, latency_s: float) -> None:
+        """Take in one latency."""
+        self._seen.append((self._now(), latency_s))
+
+    def quantiles_ms(self, *wanted: float) -> tuple[float, ...]:
+        """Milliseconds for each wanted quantile; zeros before the first answer."""
+        since = self._now() - RECENT_S
+        values = [latency for at, latency in self._seen if at >= since]
+        if not values:
+            return (0.0,) * len(wanted)
+        return tuple(float(q) * 1000.0 for q in np.quantile(values, wanted))
+
+
+class EngineCollector(Collector):
+    """Reads the engines of all models at scrape time."""
+
+    def __init__(self, engines: Mapping[str, Engine]) -> None:
+        self._engines = engines
+
+    def collect(self) -> Iterable[Metric]:
+        """See prometheus_client."""
+        yield from self._counters()
+        yield from self._gauges()
+
+    def _counters(self) -> Iterator[Metric]:
+        def family(name: str, what: str, *labels: str) -> CounterMetricFamily:
+            return CounterMetricFamily(name, what, labels=("model", *labels))
+
+        answers = family("proa_answers", "Answers by source", "source")
+        failed = family("proa_failed_queries", "Queries that failed, by gRPC status", "status")
+        sent = family("proa_sent_queries", "Queries sent to a worker, first attempts only")
+        redundant = family("proa_redundant_work", "Redundant computations by kind", "kind")
+        groups = family("proa_groups", "Coding groups by how they ended", "state")
+        fillers = family("proa_fillers", "Places in groups filled with answered queries")
+        lost = family("proa_redundancy_lost", "Parity rows that failed or found no worker")
+        for model, engine in self._engines.items():
+            stats = engine.state.stats
+            for counter, found in (
+                (answers, stats.answers),
+                (failed, stats.failed),
+                (redundant, stats.redundant),
+                (groups, stats.groups),
+            ):
+                for label, count in list(found.items()):
+                    counter.add_metric((model, label), count)
+            sent.add_metric((model,), stats.sent)
+            fillers.add_metric((model,), stats.fillers)
+            lost.add_metric((model,), stats.redundancy_lost)
+        yield from (answers, failed, sent, redundant, groups, fillers, lost)
+
+    def _gauges(self) -> Iterator[Metric]:
+        def family(name: str, what: str, *labels: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(name, what, labels=("model", *labels))
+
+        queue = family("proa_queue_depth", "Queries that wait for a worker")
+        workers = family("proa_workers", "Workers by state", "state")
+        open_groups = family("proa_groups_open", "Coding groups at work by state", "state")
+        agreed = family("proa_agreement_ratio", "Online agreement of reconstructions, 0 to 1")
+        samples = family("proa_agreement_samples", "Groups behind the agreement ratio")
+        used = family("proa_utilisation_ratio", "Share of workers busy with queries, 0 to 1")
+        for model, engine in self._engines.items():
+            state = engine.state
+            queue.add_metric((model,), engine.queue_depth)
+            trusted = [w.trusted for w in list(state.workers)]
+            workers.add_metric((model, "up"), sum(trusted))
+            workers.add_metric((model, "suspected"), len(trusted) - sum(trusted))
+            states = [group.state for group in list(engine.coding.groups.values())]
+            for one in (GroupState.OPEN, GroupState.CLOSED, GroupState.DECODABLE):
+                open_groups.add_metric((model, one.value), states.count(one))
+            if state.quality.agreement is not None:
+                agreed.add_metric((model,), state.quality.agreement)
+            samples.add_metric((model,), state.quality.samples)
+            used.add_metric((model,), engine.utilisation.value)
+        yield from (queue, workers, open_groups, agreed, samples, used)

@@ -1,0 +1,303 @@
+"""The asyncio shell around one model's engine: performs its actions, reports what came of them.
+
+The engine moves ids; the shell keeps the tensors that belong to them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from proa import errors
+from proa.codes import Code
+from proa.dispatch import Engine
+from proa.dispatch import actions as ac
+from proa.dispatch import events as ev
+from proa.dispatch.events import ErrorKind
+from proa.errors import ProaError
+from proa.frontend.addresses import WorkerAddress
+from proa.frontend.agreement import agreement
+from proa.frontend.coders import Coders, Group
+from proa.frontend.queries import CheckedQuery, Tensors, as_declared
+from proa.frontend.timers import Timers
+from proa.frontend.workers import WorkerCalls, mapped, worker_request
+from proa.parity import decode_outputs
+from proa.spec import CodedModel
+
+log = logging.getLogger(__name__)
+
+# A parity query that takes longer than this many late answers is not worth its worker's place.
+PARITY_PATIENCE = 4.0
+PARITY_S_MIN = 0.1
+
+_KINDS: dict[str, ErrorKind] = {kind.value: kind for kind in ErrorKind}
+_ERRORS: dict[str, type[ProaError]] = {
+    "INVALID_ARGUMENT": errors.InvalidRequest,
+    "UNAVAILABLE": errors.Unavailable,
+    "DEADLINE_EXCEEDED": errors.DeadlinePassed,
+    "INTERNAL": errors.BadAnswer,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An answer and where it came from."""
+
+    outputs: Tensors
+    source: str
+    worker: str | None
+    group: int | None
+
+
+@dataclass(slots=True)
+class _Open:
+    """The tensors of a query while the engine needs them."""
+
+    query: CheckedQuery
+    request: bytes
+    deadline: float
+    arrived_at: float
+    future: asyncio.Future[Result]
+    package: str = ""
+    exact: Tensors | None = None
+    answers: dict[int, Tensors] = field(default_factory=dict)
+    reconstructed: Tensors | None = None
+
+
+class Shell:
+    """One model: its engine, its open queries, its calls."""
+
+    def __init__(
+        self,
+        spec: CodedModel,
+        engine: Engine,
+        calls: WorkerCalls,
+        coders: Coders,
+        code: Code,
+        *,
+        on_probe: Callable[[str], None],
+        on_reply: Callable[[str, float, float | None], None],
+    ) -> None:
+        self.spec = spec
+        self.engine = engine
+        self._calls = calls
+        self._coders = coders
+        self._code = code
+        self._on_probe = on_probe
+        self._on_reply = on_reply
+        self._workers: dict[str, WorkerAddress] = {}
+        self._packages: dict[str, str] = {}
+        self._open: dict[int, _Open] = {}
+        self._parity: dict[int, dict[int, Tensors]] = {}
+        self._attempts: dict[int, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timers = Timers(lambda timer: self.report(ev.TimerFired(timer)))
+        self._next = 0
+        self._perform: dict[type, Callable[[Any], object]] = {
+            ac.Send: self._send,
+            ac.SendParity: self._send_parity,
+            ac.Decode: lambda a: self._spawn(self._decode(a)),
+            ac.Assess: lambda a: self._spawn(self._assess(a)),
+            ac.Reply: self._reply,
+            ac.Fail: self._fail,
+            ac.Cancel: self._cancel,
+            ac.SetTimer: lambda a: self._timers.set(a.timer, a.at),
+            ac.Release: lambda a: self._open.pop(a.query, None),
+            ac.ForgetGroup: lambda a: self._parity.pop(a.group, None),
+            ac.Probe: lambda a: self._on_probe(a.worker),
+        }
+
+    # --- the way in
+
+    async def infer(self, query: CheckedQuery, deadline: float) -> Result:
+        """Answer `query` by `deadline` (time.monotonic, s). Errors: what the engine fails it with.
+
+        Cancelling this coroutine withdraws the query.
+        """
+        self._next += 1
+        number = self._next
+        now = time.monotonic()
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        request = worker_request(self.spec, query.inputs)
+        self._open[number] = _Open(query, request, deadline, now, future)
+        key: Hashable = query.key(self.spec.name)
+        self.report(
+            ev.QueryArrived(
+                number,
+                key,
+                deadline,
+                size=query.size,
+                exact=query.exact,
+                policy=query.policy,
+                codable=self.spec.codable,
+            )
+        )
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.report(ev.QueryCancelled(number))
+            raise
+
+    def joined(self, worker: WorkerAddress, package: str, roles: frozenset[str]) -> None:
+        """`worker` passed its canary."""
+        self._workers[worker.name] = worker
+        self._packages[worker.name] = package
+        self.report(ev.WorkerJoined(worker.name, worker.domain, package, roles))
+
+    def report(self, event: ev.Event) -> None:
+        """Tell the engine, and do what it says."""
+        for action in self.engine.handle(event, time.monotonic()):
+            self._perform[type(action)](action)
+
+    async def close(self) -> None:
+        """Stop everything that runs for this model."""
+        self._timers.close()
+        tasks = [*self._attempts.values(), *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- answers
+
+    def _reply(self, action: ac.Reply) -> None:
+        entry = self._open[action.query]
+        outputs = entry.reconstructed if action.attempt is None else entry.answers[action.attempt]
+        assert outputs is not None
+        result = Result(outputs, action.source.value, action.worker, action.group)
+        self._on_reply(action.source.value, time.monotonic() - entry.arrived_at, action.would_be_s)
+        if not entry.future.done():
+            entry.future.set_result(result)
+
+    def _fail(self, action: ac.Fail) -> None:
+        entry = self._open[action.query]
+        if action.status == "RESOURCE_EXHAUSTED":
+            error: ProaError = errors.Overloaded(
+                f"model {self.spec.name}: {action.message}",
+                retry_after_s=action.retry_after_s or 0.1,
+            )
+        else:
+            kind = _ERRORS.get(action.status, errors.BadAnswer)
+            error = kind(f"model {self.spec.name}: {action.message}")
+        if not entry.future.done():
+            entry.future.set_exception(error)
+
+    # --- attempts
+
+    def _send(self, action: ac.Send) -> None:
+        entry = self._open[action.query]
+        if not entry.package:
+            entry.package = self._packages[action.worker]
+        self._start(action.attempt, self._attempt(action, entry))
+
+    async def _attempt(self, action: ac.Send, entry: _Open) -> None:
+        worker = self._workers[action.worker]
+        package = self._packages[action.worker]
+        # The call may outlive the answer: a loser's latency tells how slow its worker is.
+        timeout_s = max(0.001, entry.deadline - time.monotonic())
+        try:
+            outputs = await self._calls.infer(worker, entry.request, entry.query.batch, timeout_s)
+        except Exception as exc:  # noqa: BLE001  # the border: the engine must hear of all of it
+            error = mapped(exc)
+            event = ev.Answered(action.attempt, False, _kind(error), str(error))
+        else:
+            entry.answers[action.attempt] = outputs
+            if entry.exact is None and package == entry.package:
+                entry.exact = outputs
+            event = ev.Answered(action.attempt, True)
+        self._end(action.attempt, event)
+
+    def _send_parity(self, action: ac.SendParity) -> None:
+        members = [self._open[q].query.inputs for q in action.members]
+        self._parity.setdefault(action.group, {})
+        self._start(action.attempt, self._attempt_parity(action, members))
+
+    async def _attempt_parity(self, action: ac.SendParity, members: list[Tensors]) -> None:
+        worker = self._workers[action.worker]
+        late_s = self.engine.state.latency.late_after_s()
+        timeout_s = max(PARITY_S_MIN, PARITY_PATIENCE * late_s)
+        try:
+            outputs = await self._coders.infer_parity(
+                self._group(action.group, action.members), action.row, members, worker, timeout_s
+            )
+        except Exception as exc:  # noqa: BLE001  # the border: the engine must hear of all of it
+            error = mapped(exc)
+            log.debug("parity of group %d failed: %s", action.group, error)
+            # Behind an encoder it cannot be told whether encoder or worker failed.
+            inline = self._coders.encodes_inline(members)
+            kind = _kind(error) if inline else None
+            event = ev.ParityAnswered(action.attempt, False, kind)
+        else:
+            if action.group in self._parity:
+                self._parity[action.group][action.row] = outputs
+            event = ev.ParityAnswered(action.attempt, True)
+        self._end(action.attempt, event)
+
+    def _group(self, group: int, members: tuple[int, ...]) -> Group:
+        return Group(group, self._open[members[0]].package if members else "", members)
+
+    def _start(self, attempt: int, work: Coroutine[Any, Any, None]) -> None:
+        self._attempts[attempt] = asyncio.get_running_loop().create_task(work)
+
+    def _end(self, attempt: int, event: ev.Event) -> None:
+        self._attempts.pop(attempt, None)
+        self.report(event)
+
+    def _cancel(self, action: ac.Cancel) -> None:
+        task = self._attempts.pop(action.attempt, None)
+        if task is not None:
+            task.cancel()
+
+    # --- coding
+
+    async def _decode(self, action: ac.Decode) -> None:
+        available = self._known(action.members, action.missing)
+        parity = dict(self._parity[action.group])
+        group = self._group(action.group, action.members)
+        try:
+            found = await self._coders.decode(group, available, parity, action.missing)
+            for position, outputs in found.items():
+                entry = self._open.get(action.members[position])
+                if entry is not None:
+                    entry.reconstructed = as_declared(outputs, self.spec, entry.query.batch)
+            queries = tuple(action.members[i] for i in action.missing)
+        except Exception as exc:  # noqa: BLE001  # the border: the engine must hear of all of it
+            log.warning("group %d was not decoded: %s", action.group, mapped(exc))
+            queries = ()
+        self.report(ev.Decoded(action.group, queries))
+
+    async def _assess(self, action: ac.Assess) -> None:
+        members = list(self._known(action.members, ()).values())
+        parity = dict(self._parity[action.group])
+
+        def decode(*args: Any) -> Any:
+            return decode_outputs(self._code, *args)
+
+        try:
+            share: float | None = await asyncio.to_thread(agreement, members, parity, decode)
+        except Exception as exc:  # noqa: BLE001  # the border: the engine must hear of all of it
+            log.warning("group %d was not assessed: %s", action.group, mapped(exc))
+            share = None
+        self.report(ev.Assessed(action.group, share))
+
+    def _known(self, members: tuple[int, ...], missing: tuple[int, ...]) -> dict[int, Tensors]:
+        """The exact predictions of a group's members by position."""
+        found: dict[int, Tensors] = {}
+        for position, query in enumerate(members):
+            if position not in missing:
+                exact = self._open[query].exact
+                assert exact is not None
+                found[position] = exact
+        return found
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _kind(error: ProaError) -> ErrorKind:
+    return _KINDS.get(error.status, ErrorKind.INTERNAL)

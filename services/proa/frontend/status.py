@@ -1,0 +1,106 @@
+"""proa.api.v1.Frontend: what this frontend sees, as a stream of reports."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from proa.api.v1 import frontend_pb2, frontend_pb2_grpc
+from proa.dispatch.policy import Plan
+from proa.errors import InvalidRequest, Overloaded
+from proa.frontend.models import Model, Models
+from proa.frontend.pool import Member
+from proa.rpc import Context, servicer_stream_errors
+
+INTERVAL_MS_DEFAULT, INTERVAL_MS_MIN, INTERVAL_MS_MAX = 1000, 100, 60_000
+NAME = frontend_pb2.DESCRIPTOR.services_by_name["Frontend"].full_name
+
+
+class StatusService(frontend_pb2_grpc.FrontendServicer):
+    """The Status stream, for at most `watchers_max` watchers."""
+
+    def __init__(self, models: Models, *, watchers_max: int) -> None:
+        self._models = models
+        self._watchers_max = watchers_max
+        self._watchers = 0
+
+    @servicer_stream_errors
+    async def Status(
+        self, request: frontend_pb2.StatusRequest, _context: Context
+    ) -> AsyncIterator[frontend_pb2.StatusReport]:
+        interval_ms = request.interval_ms or INTERVAL_MS_DEFAULT
+        if not INTERVAL_MS_MIN <= interval_ms <= INTERVAL_MS_MAX:
+            raise InvalidRequest(
+                f"interval_ms is {interval_ms}; the limits are {INTERVAL_MS_MIN} to"
+                f" {INTERVAL_MS_MAX}"
+            )
+        if self._watchers >= self._watchers_max:
+            raise Overloaded(f"{self._watchers_max} watchers, which is the limit")
+        self._watchers += 1
+        try:
+            while True:
+                yield self.report()
+                await asyncio.sleep(interval_ms / 1000.0)
+        finally:
+            self._watchers -= 1
+
+    def report(self) -> frontend_pb2.StatusReport:
+        """One report of now."""
+        models = [_model_status(model) for model in self._models.by_name.values()]
+        return frontend_pb2.StatusReport(unix_ms=int(time.time() * 1000), models=models)
+
+
+def _model_status(model: Model) -> frontend_pb2.ModelStatus:
+    engine = model.shell.engine
+    stats, quality = engine.state.stats, engine.state.quality
+    plan = engine.in_force()
+    p50, p95, p99, p999 = model.recent.quantiles_ms(0.5, 0.95, 0.99, 0.999)
+    return frontend_pb2.ModelStatus(
+        name=model.spec.name,
+        package=model.pool.package,
+        mode=engine.config.mode,
+        policy=engine.config.policy,
+        policy_in_force=_in_force(plan),
+        why=plan.why,
+        queue_depth=engine.queue_depth,
+        workers=[_worker_status(model, member) for member in model.pool.members.values()],
+        answers=dict(stats.answers),
+        failed=sum(stats.failed.values()),
+        sent=stats.sent,
+        redundant_sent=sum(stats.redundant.values()),
+        groups=dict(stats.groups),
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        p999_ms=p999,
+        agreement=quality.agreement or 0.0,
+        agreement_samples=quality.samples,
+    )
+
+
+def _in_force(plan: Plan) -> str:
+    """A plan in words: `parity+hedge+retry`, or `none`."""
+    parts = {
+        "parity": plan.parity,
+        "hedge": plan.hedge,
+        "replicate": plan.copies > 0,
+        "retry": plan.retries > 0,
+    }
+    return "+".join(name for name, on in parts.items() if on) or "none"
+
+
+def _worker_status(model: Model, member: Member) -> frontend_pb2.WorkerStatus:
+    worker = model.shell.engine.state.workers.get(member.address.name)
+    status = frontend_pb2.WorkerStatus(
+        name=member.address.name,
+        domain=member.address.domain,
+        roles=sorted(member.roles),
+        state=member.state if not member.reason else f"{member.state}: {member.reason}",
+    )
+    if worker is not None:
+        status.inflight = len(worker.running)
+        status.latency_ms = worker.latency_s * 1000.0
+        status.errors = worker.errors
+        status.answered = worker.answered
+    return status

@@ -1,0 +1,1 @@
+"""What every process of proa needs: settings, log, admin port, server, root tasks, faults."""

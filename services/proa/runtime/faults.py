@@ -1,0 +1,190 @@
+"""Faults that act on the calls of a service of ours: an interceptor and the service that feeds it.
+
+Both are only there where the process was started with fault injection. Health, reflection and the
+fault service itself are never hit: a faulty process looks healthy, as in life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from proa.api.v1 import faults_pb2, faults_pb2_grpc
+from proa.errors import InvalidRequest, NotSupported, Overloaded, Unavailable
+from proa.rpc import Context, servicer_errors
+
+FAULTS_MAX = 16
+TTL_MS_MAX = 600_000
+DELAY_MS_MAX = 600_000
+TEXT_BYTES_MAX = 64
+
+Handler = Callable[[Any, Context], Awaitable[Any]]
+
+
+@dataclass(eq=False)
+class _Active:
+    """A fault in force. `ended` is set when it is cleared, replaced, or its time has run out."""
+
+    fault: faults_pb2.Fault
+    ended: asyncio.Event
+    dice: random.Random
+    timer: asyncio.TimerHandle
+
+
+class FaultTable:
+    """The active faults of this process. Use it on the event loop only."""
+
+    def __init__(self) -> None:
+        self._active: dict[str, _Active] = {}
+
+    def inject(self, fault: faults_pb2.Fault) -> None:
+        """Add `fault` or replace the one of its id. Errors: InvalidRequest, NotSupported,
+        Overloaded."""
+        _check(fault)
+        if fault.id not in self._active and len(self._active) >= FAULTS_MAX:
+            raise Overloaded(f"{FAULTS_MAX} faults are active, which is the limit; clear one")
+        self._end(fault.id)
+        loop = asyncio.get_running_loop()
+        self._active[fault.id] = _Active(
+            fault,
+            asyncio.Event(),
+            random.Random(fault.seed),  # noqa: S311  # must be repeatable
+            loop.call_later(fault.ttl_ms / 1000.0, self._end, fault.id),
+        )
+
+    def clear(self, fault_id: str = "") -> None:
+        """End the fault of that id, or all of them."""
+        for name in [fault_id] if fault_id else list(self._active):
+            self._end(name)
+
+    def reply(self) -> faults_pb2.FaultReply:
+        """The active faults, oldest first."""
+        return faults_pb2.FaultReply(active=[one.fault for one in self._active.values()])
+
+    async def act(self, method: str) -> None:
+        """Do to one call of `method` what the faults say; returns if it may go on.
+
+        Errors: Unavailable (ERROR, and DROP once its caller outlived every time to live).
+        """
+        hits = [one for one in self._active.values() if _hits(one, method)]
+        for one in hits:
+            if one.fault.kind == faults_pb2.DELAY:
+                await _ended_within(one, one.fault.delay_ms / 1000.0)
+            elif one.fault.kind == faults_pb2.PAUSE:
+                await one.ended.wait()
+        for one in hits:
+            if one.fault.kind == faults_pb2.DROP:
+                # The caller's deadline cancels us; without one this bounds the leak.
+                await asyncio.sleep(TTL_MS_MAX / 1000.0)
+            if one.fault.kind in (faults_pb2.ERROR, faults_pb2.DROP):
+                raise Unavailable(f"injected fault {one.fault.id}")
+
+    def _end(self, fault_id: str) -> None:
+        one = self._active.pop(fault_id, None)
+        if one is not None:
+            one.timer.cancel()
+            one.ended.set()
+
+
+class FaultService(faults_pb2_grpc.FaultInjectorServicer):
+    """proa.api.v1.FaultInjector over a table."""
+
+    def __init__(self, table: FaultTable) -> None:
+        self._table = table
+
+    @servicer_errors
+    async def Inject(
+        self, request: faults_pb2.InjectRequest, _context: Context
+    ) -> faults_pb2.FaultReply:
+        self._table.inject(request.fault)
+        return self._table.reply()
+
+    @servicer_errors
+    async def Clear(
+        self, request: faults_pb2.ClearRequest, _context: Context
+    ) -> faults_pb2.FaultReply:
+        self._table.clear(request.id)
+        return self._table.reply()
+
+    @servicer_errors
+    async def List(
+        self, _request: faults_pb2.ListRequest, _context: Context
+    ) -> faults_pb2.FaultReply:
+        return self._table.reply()
+
+
+class FaultInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Lets the table act on every unary call of the service `service` (full name)."""
+
+    def __init__(self, table: FaultTable, service: str) -> None:
+        self._table = table
+        self._prefix = f"/{service}/"
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        method: str = handler_call_details.method
+        if not method.startswith(self._prefix) or handler is None or not handler.unary_unary:
+            return handler
+        return grpc.unary_unary_rpc_method_handler(
+            self._faulty(handler.unary_unary, method.removeprefix(self._prefix)),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _faulty(self, handler: Handler, method: str) -> Handler:
+        @servicer_errors
+        async def call(table: FaultTable, request: Any, context: Context) -> Any:
+            await table.act(method)
+            return await handler(request, context)
+
+        async def bound(request: Any, context: Context) -> Any:
+            return await call(self._table, request, context)
+
+        return bound
+
+
+def _hits(one: _Active, method: str) -> bool:
+    if one.fault.program not in ("", method):
+        return False
+    probability = one.fault.probability or 1.0
+    return probability >= 1.0 or one.dice.random() < probability
+
+
+async def _ended_within(one: _Active, timeout_s: float) -> None:
+    try:
+        await asyncio.wait_for(one.ended.wait(), timeout_s)
+    except TimeoutError:
+        return
+
+
+def _check(fault: faults_pb2.Fault) -> None:
+    if fault.kind == faults_pb2.BITFLIP:
+        raise NotSupported("fault: BITFLIP acts on workers; this service has no outputs to flip")
+    if fault.kind not in (
+        faults_pb2.DELAY,
+        faults_pb2.PAUSE,
+        faults_pb2.ERROR,
+        faults_pb2.DROP,
+    ):
+        raise InvalidRequest(f"fault: kind {fault.kind} is not one of DELAY, PAUSE, ERROR, DROP")
+    limits = {
+        "ttl_ms": (fault.ttl_ms, 1, TTL_MS_MAX),
+        "delay_ms": (fault.delay_ms, int(fault.kind == faults_pb2.DELAY), DELAY_MS_MAX),
+        "length of id": (len(fault.id.encode()), 1, TEXT_BYTES_MAX),
+        "length of program": (len(fault.program.encode()), 0, TEXT_BYTES_MAX),
+    }
+    for name, (value, low, high) in limits.items():
+        if not low <= value <= high:
+            raise InvalidRequest(f"fault: {name} is {value}; the limits are {low} to {high}")
+    if not 0.0 <= fault.probability <= 1.0:
+        raise InvalidRequest(f"fault: probability is {fault.probability}; the limits are 0 to 1")

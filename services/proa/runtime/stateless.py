@@ -1,0 +1,101 @@
+"""A process with one unary service and no state: what encoder and decoder have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc.aio
+from prometheus_client import CollectorRegistry
+
+from proa.api.v1 import faults_pb2, faults_pb2_grpc
+from proa.runtime.admin import Admin
+from proa.runtime.faults import FaultInterceptor, FaultService, FaultTable
+from proa.runtime.selfcheck import check_port, keep_checking
+from proa.runtime.serve import serve
+from proa.runtime.server import add_reflection, listen, make_health, make_server
+
+log = logging.getLogger(__name__)
+
+# Health checks, reflection and calls that are about to be refused need room beside the work.
+SPARE_CALLS = 64
+FAULT_SERVICE = faults_pb2.DESCRIPTOR.services_by_name["FaultInjector"].full_name
+
+
+class StatelessSettings(Protocol):
+    """The settings that `serve_stateless` reads."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def admin_port(self) -> int: ...
+    @property
+    def message_bytes_max(self) -> int: ...
+    @property
+    def calls_max(self) -> int: ...
+    @property
+    def grace_s(self) -> float: ...
+    @property
+    def faults(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Service:
+    """name: full name as in `proa.api.v1.Encoder`; add: registers the servicer on a server; check:
+    does what a request asks for, raises a ProaError where it fails."""
+
+    name: str
+    add: Callable[[grpc.aio.Server], None]
+    check: Callable[[], Awaitable[None]]
+
+
+async def serve_stateless(
+    service: Service,
+    settings: StatelessSettings,
+    registry: CollectorRegistry,
+    *,
+    listening: asyncio.Future[tuple[int, int]] | None = None,
+) -> None:
+    """Serve until cancelled; `listening` gets the gRPC port and the admin port."""
+    table = FaultTable()
+    interceptors = [FaultInterceptor(table, service.name)] if settings.faults else []
+    server = make_server(
+        message_bytes_max=settings.message_bytes_max,
+        calls_max=settings.calls_max + SPARE_CALLS,
+        interceptors=interceptors,
+    )
+    service.add(server)
+    names = [service.name]
+    if settings.faults:
+        log.warning("fault injection is on")
+        faults_pb2_grpc.add_FaultInjectorServicer_to_server(  # type: ignore[no-untyped-call]
+            FaultService(table), server
+        )
+        names.append(FAULT_SERVICE)
+    health = await make_health(server)
+    add_reflection(server, names)
+    port = listen(server, settings.host, settings.port)
+    admin = Admin(settings.admin_port, registry)
+    admin.start()
+    log.info("listening port=%d", port)
+    if listening is not None:
+        listening.set_result((port, admin.port))
+    ready = asyncio.Event()
+
+    async def check() -> None:
+        await service.check()
+        await check_port(settings.host, port)
+
+    await serve(
+        server,
+        health=health,
+        admin=admin,
+        roots={"self-check": keep_checking(check, ready)},
+        ready=ready,
+        grace_s=settings.grace_s,
+    )

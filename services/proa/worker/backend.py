@@ -1,0 +1,192 @@
+"""The Triton Python backend of a packed model. `model.py` in the repository imports it.
+
+One process, one computation at a time: deployed and parity programs share it, so that redundant
+work competes with queries as it does on a GPU. Every request is answered by a response or by a
+TritonError with a clear message; no traceback leaves this module (it would show paths).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton_python_backend_utils as pb_utils
+from torch.utils.dlpack import from_dlpack
+
+from proa.errors import BadAnswer, InvalidRequest, ProaError, RequestCancelled, Unavailable
+from proa.worker import faults
+from proa.worker.faults import Fault, FaultKind
+from proa.worker.manifest import PACKAGE_FILE, Package, ProgramSignature
+from proa.worker.programs import DTYPES, Program, load
+
+log = logging.getLogger(__name__)
+
+# Names of Triton's error codes; the stub fills pb_utils only after this module is imported.
+_CODES = {"INVALID_ARGUMENT": "INVALID_ARG", "UNAVAILABLE": "UNAVAILABLE", "CANCELLED": "CANCELLED"}
+_HOLDING = (FaultKind.DELAY, FaultKind.PAUSE)
+
+
+class TritonPythonModel:
+    """What Triton calls. Programs are those of `package.json` beside the model file."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        torch.set_num_threads(int(os.environ.get("PROA_WORKER_THREADS", "1")))
+        self._service_s = float(os.environ.get("PROA_WORKER_SERVICE_MS", "0")) / 1000.0
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self._package = Package.read(folder / PACKAGE_FILE)
+        on_gpu = args.get("model_instance_kind") == "GPU"
+        self._device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
+        self._signatures = self._package.signatures()
+        self._programs = self._load(folder)
+        self._record = _record()
+        self._injector = faults.Injector(self._record.active if self._record else tuple)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return [self._answer(request) for request in requests]
+
+    def finalize(self) -> None:
+        if self._record:
+            self._record.close()
+
+    def _load(self, folder: Path) -> dict[str, Program]:
+        by_hash: dict[str, Program] = {}
+        for ref in self._package.programs.values():
+            if ref.sha256 not in by_hash:
+                by_hash[ref.sha256] = load(folder / ref.file, ref.sha256, device=self._device)
+        return {name: by_hash[ref.sha256] for name, ref in self._package.programs.items()}
+
+    def _answer(self, request: Any) -> Any:
+        """A response, or None where an injected fault drops the request."""
+        try:
+            return self._serve(request)
+        except ProaError as exc:
+            return _failure(str(exc), _CODES.get(exc.status, "INTERNAL"))
+        except Exception as exc:
+            log.exception("a request failed")
+            return _failure(f"{type(exc).__name__} in the worker", "INTERNAL")
+
+    def _serve(self, request: Any) -> Any:
+        if request.is_cancelled():
+            raise RequestCancelled("cancelled before it was computed")
+        parameters = json.loads(request.parameters() or "{}")
+        name = parameters.get("proa.program", "deployed")
+        if name not in self._signatures:
+            known = ", ".join(self._signatures)
+            raise InvalidRequest(
+                f"proa.program={str(name)[:80]!r} is not hosted here; it hosts {known}"
+            )
+        signature = self._signatures[name]
+        wanted = _wanted(request, signature)
+        inputs = self._inputs(request, signature)
+        hits = self._injector.draw(name)
+        if parameters.get("proa.canary"):
+            # The canary asks whether the worker computes; what is done to answers is for clients.
+            hits = [fault for fault in hits if fault.kind in _HOLDING]
+        if any(fault.kind == FaultKind.DROP for fault in hits):
+            return None
+        outputs = self._compute(name, inputs, hits)
+        _check_finite(outputs, signature)
+        return _response(outputs, signature, wanted)
+
+    def _inputs(self, request: Any, signature: ProgramSignature) -> list[torch.Tensor]:
+        inputs: list[torch.Tensor] = []
+        for name, spec, dtype in signature.inputs:
+            found = pb_utils.get_input_tensor_by_name(request, name)
+            if found is None:
+                raise InvalidRequest(f"input {name!r} is missing")
+            if found.is_cpu() and spec.dtype != "BF16":
+                tensor = torch.from_numpy(found.as_numpy())
+            else:
+                tensor = from_dlpack(found.to_dlpack())
+            _check_shape(name, tuple(tensor.shape), spec.shape, self._package.max_batch)
+            inputs.append(tensor.to(self._device, DTYPES[dtype]))
+        if len({tensor.shape[0] for tensor in inputs}) > 1:
+            raise InvalidRequest("the inputs disagree about the batch size")
+        return inputs
+
+    def _compute(
+        self, name: str, inputs: list[torch.Tensor], hits: list[Fault]
+    ) -> tuple[torch.Tensor, ...]:
+        for fault in hits:
+            if fault.kind in _HOLDING:
+                self._injector.hold(fault)
+        started = time.monotonic()
+        if any(fault.kind == FaultKind.ERROR for fault in hits):
+            raise Unavailable("injected fault")
+        outputs = self._programs[name](*inputs)
+        outputs = tuple(output.contiguous().to("cpu") for output in outputs)
+        for fault in hits:
+            if fault.kind == FaultKind.BITFLIP:
+                outputs = tuple(output.clone() for output in outputs)  # may be a weight itself
+                faults.flip_bits([_bytes_of(output) for output in outputs], fault.bits, fault.seed)
+        # Stands for a slower device: the worker is held, as a GPU would be.
+        time.sleep(max(0.0, started + self._service_s - time.monotonic()))
+        return outputs
+
+
+def _record() -> faults.FaultRecord | None:
+    """The fault record, where the worker was started with one."""
+    scratch = os.environ.get("PROA_WORKER_SCRATCH")
+    if not scratch or not (Path(scratch) / faults.FILE_NAME).exists():
+        return None
+    return faults.FaultRecord(Path(scratch))
+
+
+def _failure(message: str, code: str) -> Any:
+    error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+    return pb_utils.InferenceResponse(error=error)
+
+
+def _wanted(request: Any, signature: ProgramSignature) -> set[str]:
+    """Names of the outputs to send. A client that names none gets all of the program's."""
+    asked = set(request.requested_output_names())
+    own = {name for name, _, _ in signature.outputs}
+    if not asked & own:
+        raise InvalidRequest(
+            f"outputs {', '.join(sorted(asked))} are not of this program; it has"
+            f" {', '.join(sorted(own))}"
+        )
+    return asked & own
+
+
+def _check_shape(
+    name: str, found: tuple[int, ...], expected: tuple[int, ...], batch_max: int
+) -> None:
+    fits = len(found) == len(expected) + 1 and all(
+        want in (-1, got) for got, want in zip(found[1:], expected, strict=True)
+    )
+    if not fits or not 1 <= found[0] <= batch_max:
+        shape = ", ".join(str(n) for n in (f"1..{batch_max}", *expected))
+        raise InvalidRequest(f"input {name!r} has shape {list(found)}; expected [{shape}]")
+
+
+def _check_finite(outputs: tuple[torch.Tensor, ...], signature: ProgramSignature) -> None:
+    if len(outputs) != len(signature.outputs):
+        raise BadAnswer(f"the program has {len(outputs)} outputs, not {len(signature.outputs)}")
+    for (name, _, _), output in zip(signature.outputs, outputs, strict=True):
+        if output.is_floating_point() and not bool(torch.isfinite(output).all()):
+            raise BadAnswer(f"model produced NaN or Inf in output {name!r}")
+
+
+def _response(
+    outputs: tuple[torch.Tensor, ...], signature: ProgramSignature, wanted: set[str]
+) -> Any:
+    tensors = []
+    for (name, spec, _), output in zip(signature.outputs, outputs, strict=True):
+        if name not in wanted:
+            continue
+        output = output.to(DTYPES[spec.dtype])
+        if spec.dtype == "BF16":
+            tensors.append(pb_utils.Tensor.from_dlpack(name, output.__dlpack__()))
+        else:
+            tensors.append(pb_utils.Tensor(name, output.numpy()))
+    return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data

@@ -1,0 +1,240 @@
+"""How to run the Triton of the `nvidia-pytriton` wheel against a repository of ours.
+
+The wheel ships `tritonserver`, the Python backend and one stub binary for each Python version.
+Triton looks for library and stub in one folder, so that is put together in the worker's scratch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import platform
+import secrets
+import shutil
+import signal
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from proa.errors import EnvironmentLacks
+
+SHM = Path("/dev/shm")  # noqa: S108 - Triton's shared-memory regions live there, by its choice
+PYTHONS = ((3, 11), (3, 12))
+SHM_BYTES = 1 << 20  # Triton's minimum; a region grows to the largest message and never shrinks
+STUB_TIMEOUT_S = 120  # importing torch takes a busy machine long
+EXIT_TIMEOUT_S = 5  # for what is in flight; a request that an injected fault dropped never ends
+_RESTRICTED = "shared-memory,model-repository,trace,logging"
+_FIX = "pip install 'proa[worker]'"
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where Triton listens."""
+
+    grpc: int
+    http: int
+    metrics: int
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """The parts of the installed wheel."""
+
+    site: Path
+    server: Path
+    backend: Path
+    stub: Path
+    libraries: Path
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A command with its environment, and the prefix of its shared-memory regions."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    shm_prefix: str
+
+
+def find_wheel() -> Wheel:
+    """Locate the wheel in this Python. Raises EnvironmentLacks, naming the fix."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        raise EnvironmentLacks(
+            f"the Triton wheel is for Linux on x86_64, this is {sys.platform} on"
+            f" {platform.machine()}; use the worker image there"
+        )
+    version = sys.version_info[:2]
+    if version not in PYTHONS:
+        raise EnvironmentLacks(
+            f"the worker needs Python 3.11 or 3.12, this is {version[0]}.{version[1]}; make a"
+            f" virtual environment of one of these and {_FIX}"
+        )
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise EnvironmentLacks(f"the package nvidia-pytriton is not installed; {_FIX}")
+    package = Path(next(iter(spec.submodule_search_locations)))
+    triton = package / "tritonserver"
+    stubs = triton / "python_backend_stubs" / f"{version[0]}.{version[1]}"
+    wheel = Wheel(
+        site=package.parent,
+        server=triton / "bin" / "tritonserver",
+        backend=triton / "backends" / "python",
+        stub=stubs / "triton_python_backend_stub",
+        libraries=package.parent / "nvidia_pytriton.libs",
+    )
+    for part in (wheel.server, wheel.backend, wheel.stub, wheel.libraries):
+        if not part.exists():
+            raise EnvironmentLacks(f"nvidia-pytriton is incomplete, {part} is missing; {_FIX}")
+    return wheel
+
+
+def find_libpython() -> Path | None:
+    """The folder of this Python's shared library; None where the loader finds it by itself.
+
+    Raises EnvironmentLacks for a Python built without one: Triton's stub embeds Python.
+    """
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    name = f"libpython{version}.so.1.0"
+    for folder in (sysconfig.get_config_var("LIBDIR"), Path(sys.base_prefix) / "lib"):
+        if folder and (Path(folder) / name).exists():
+            return Path(folder)
+    try:
+        ctypes.CDLL(name)
+    except OSError as exc:
+        raise EnvironmentLacks(
+            f"{name} is neither beside this Python nor on the loader path, and Triton's Python stub"
+            " needs it; use a Python built with --enable-shared (Debian: apt install"
+            f" libpython{version}; pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared)"
+        ) from exc
+    return None
+
+
+def prepare(
+    repository: Path, scratch: Path, ports: Ports, environ: Mapping[str, str], *, host: str
+) -> Launch:
+    """Put the backend folder together in `scratch` and return what to run.
+
+    `environ`: the environment that tritonserver and its stubs inherit. Raises EnvironmentLacks.
+    """
+    wheel = find_wheel()
+    backends = _backend_folder(wheel, scratch)
+    prefix = shm_prefix(scratch)
+    key = secrets.token_hex(16)  # nobody is told
+    options = {
+        "model-repository": repository,
+        "backend-directory": backends,
+        "disable-auto-complete-config": "true",  # otherwise every model is loaded twice
+        "model-control-mode": "none",  # nobody loads code into a running worker; it is restarted
+        "grpc-address": host,
+        "grpc-port": ports.grpc,
+        "http-address": host,
+        "http-port": ports.http,
+        "metrics-port": ports.metrics,
+        "allow-gpu-metrics": "false",
+        # Clients ping every second, to notice a frozen server in two.
+        "grpc-http2-min-recv-ping-interval-without-data": 500,
+        "grpc-http2-max-ping-strikes": 0,
+        "grpc-keepalive-permit-without-calls": 1,
+        "grpc-http2-max-pings-without-data": 0,
+        "exit-timeout-secs": EXIT_TIMEOUT_S,
+        # Clients that name regions of /dev/shm could read and write those of the stubs.
+        "grpc-restricted-protocol": f"{_RESTRICTED}:proa-key={key}",
+        "http-restricted-api": f"{_RESTRICTED}:proa-key={key}",
+        "log-info": "false",
+        "log-format": "ISO8601",
+    }
+    command = [str(wheel.server)]
+    command += [f"--{name}={value}" for name, value in options.items() if name != _FLAG]
+    command += [f"--{_FLAG}", *_backend_options(prefix)]
+    return Launch(tuple(command), _environment(wheel, environ), prefix)
+
+
+_FLAG = "disable-auto-complete-config"  # takes no value
+
+
+def _backend_options(prefix: str) -> list[str]:
+    options = {
+        "shm-region-prefix-name": prefix,
+        "shm-default-byte-size": SHM_BYTES,
+        "shm-growth-byte-size": SHM_BYTES,
+        "stub-timeout-seconds": STUB_TIMEOUT_S,
+    }
+    return [f"--backend-config=python,{name}={value}" for name, value in options.items()]
+
+
+def _backend_folder(wheel: Wheel, scratch: Path) -> Path:
+    """`scratch`/backends/python with library, helper module and stub. The stub must be a real file
+    there: it finds its Python helper beside itself."""
+    backends = scratch / "backends"
+    shutil.rmtree(backends, ignore_errors=True)
+    folder = backends / "python"
+    try:
+        folder.mkdir(parents=True)
+        for source in (*wheel.backend.iterdir(), wheel.stub):
+            if source.is_file():
+                shutil.copy(source, folder / source.name)
+        (folder / wheel.stub.name).chmod(0o755)
+    except OSError as exc:
+        raise EnvironmentLacks(
+            f"cannot write {exc.filename}: {exc.strerror}; make PROA_WORKER_SCRATCH a writable"
+            " directory on a file system that allows execution"
+        ) from exc
+    return backends
+
+
+def _environment(wheel: Wheel, environ: Mapping[str, str]) -> dict[str, str]:
+    proa = importlib.util.find_spec("proa")
+    assert proa is not None
+    assert proa.submodule_search_locations is not None
+    source = Path(next(iter(proa.submodule_search_locations))).parent
+    libpython = find_libpython()
+    libraries = [wheel.libraries, *([libpython] if libpython else [])]
+    return {
+        **environ,
+        # The stub embeds Python with its environment switched off: it finds its home, and the
+        # virtual environment, by the first python3 on PATH. PYTHONPATH is for our model.py.
+        "PATH": _joined([Path(sys.executable).parent], environ.get("PATH", os.defpath)),
+        "PYTHONPATH": _joined([source, *_site_folders(wheel.site)], environ.get("PYTHONPATH")),
+        "LD_LIBRARY_PATH": _joined(libraries, environ.get("LD_LIBRARY_PATH")),
+    }
+
+
+def _site_folders(site: Path) -> list[Path]:
+    own = (Path(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
+    return list(dict.fromkeys((site, *own)))
+
+
+def _joined(first: list[Path], rest: str | None) -> str:
+    return os.pathsep.join([*(str(path) for path in first), *([rest] if rest else [])])
+
+
+def shm_prefix(scratch: Path) -> str:
+    """Prefix of the regions of the worker of `scratch`: the next worker there can clean them."""
+    return f"proa-{hashlib.sha256(str(scratch.resolve()).encode()).hexdigest()[:12]}-"
+
+
+def clean_shm(prefix: str, folder: Path = SHM) -> int:
+    """Remove regions that a killed Triton of this `prefix` left behind. Returns how many."""
+    assert prefix.startswith("proa-")
+    found = [path for path in folder.iterdir() if path.name.startswith(prefix)]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
+
+
+def die_with_parent() -> Callable[[], None]:
+    """A function for the child, between fork and exec: SIGKILL it when this process dies."""
+    libc = ctypes.CDLL(None, use_errno=True)  # looked up before the fork: no imports after it
+    parent = os.getpid()
+
+    def apply() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died before prctl
+            os._exit(1)
+
+    return apply

@@ -1,0 +1,167 @@
+"""The only loader of `.pt2` programs. A `.pt2` is code: `load` decides whose code runs here.
+
+First the sha256 that the spec or the package pins, then `archive.read_archive`, then torch, which
+gets a new archive made of vetted members and for that time unpickles nothing but plain tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import pickle
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.pt2_archive import PT2ArchiveWriter, _package
+
+from proa.errors import ProgramRefused
+from proa.worker.archive import ArchiveLimits, read_archive
+
+log = logging.getLogger(__name__)
+
+# Triton dtype names. BYTES has no tensor: such models are served from a repository.
+DTYPES: Mapping[str, torch.dtype] = {
+    "BOOL": torch.bool,
+    "UINT8": torch.uint8,
+    "INT8": torch.int8,
+    "INT16": torch.int16,
+    "INT32": torch.int32,
+    "INT64": torch.int64,
+    "UINT16": torch.uint16,
+    "UINT32": torch.uint32,
+    "UINT64": torch.uint64,
+    "FP16": torch.float16,
+    "BF16": torch.bfloat16,
+    "FP32": torch.float32,
+    "FP64": torch.float64,
+}
+_loading = threading.Lock()  # torch.load is one name for the whole process
+
+
+class Program:
+    """A loaded program. Takes tensors `[batch, ...]` in spec order, returns a tuple of them."""
+
+    def __init__(self, module: Callable[..., Any], sha256: str) -> None:
+        self._module = module
+        self.sha256 = sha256
+
+    @torch.inference_mode()
+    def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outputs = self._module(*inputs)
+        return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+
+
+def load(
+    path: Path, sha256: str | None, *, device: str = "cpu", limits: ArchiveLimits | None = None
+) -> Program:
+    """Load the program at `path` onto `device` ("cpu", "cuda:0").
+
+    `sha256`: hex digest the file must have; None only where the caller pins what it finds, as
+    `proa pack` does. Runs no code of the file but the graph's operators.
+    Raises ProgramRefused, never anything of torch's.
+    """
+    limits = limits or ArchiveLimits()
+    try:
+        content = _read(path, limits)
+        digest = _digest(content, sha256)
+        return Program(_build(content, limits, device), digest)
+    except ProgramRefused as exc:
+        raise ProgramRefused(f"{path}: {exc}") from exc
+
+
+def _read(path: Path, limits: ArchiveLimits) -> bytes:
+    try:
+        if path.stat().st_size > limits.bytes_max:
+            raise ProgramRefused(f"{path.stat().st_size} bytes; the limit is {limits.bytes_max}")
+        return path.read_bytes()
+    except OSError as exc:
+        raise ProgramRefused(f"cannot be read: {exc.strerror}") from exc
+
+
+def _digest(content: bytes, expected: str | None) -> str:
+    digest = hashlib.sha256(content).hexdigest()
+    if expected is not None and digest != expected.lower():
+        raise ProgramRefused(f"its sha256 is {digest}, expected {expected.lower()}")
+    return digest
+
+
+def _build(content: bytes, limits: ArchiveLimits, device: str) -> Callable[..., Any]:
+    vetted = read_archive(content, limits)
+    with _loading, _no_pickles():
+        try:
+            if vetted.sample_inputs:
+                torch.load(io.BytesIO(vetted.sample_inputs))
+        except Exception as exc:
+            raise ProgramRefused("its sample inputs need a pickle") from exc
+        try:
+            # What torch.export.load calls; that one turns errors into guesses at an older format.
+            loaded = _package.load_pt2(_rewritten(vetted.members))
+            return _runnable(loaded.exported_programs["model"], device)
+        except ProgramRefused:
+            raise
+        except Exception as exc:
+            log.debug("torch cannot rebuild the program", exc_info=True)
+            raise ProgramRefused(f"torch cannot rebuild the program: {_line(exc)}") from exc
+
+
+def _runnable(program: ExportedProgram, device: str) -> Callable[..., Any]:
+    if device != "cpu":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, device)
+    return program.module(check_guards=False)
+
+
+def _rewritten(members: Mapping[str, bytes]) -> io.BytesIO:
+    buffer = io.BytesIO()
+    with PT2ArchiveWriter(buffer) as writer:
+        for name, data in members.items():
+            writer.write_bytes(name, data)
+    buffer.seek(0)
+    return buffer
+
+
+@contextmanager
+def _no_pickles() -> Iterator[None]:
+    """For its duration torch unpickles plain tensors at most, whatever its loader falls back to."""
+    original = torch.load
+
+    def load_weights_only(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **{**kwargs, "weights_only": True})
+
+    torch.load = load_weights_only
+    vars(_package)["pickle"] = _NoPickle
+    try:
+        yield
+    finally:
+        torch.load = original
+        vars(_package)["pickle"] = pickle
+
+
+class _NoPickle:
+    @staticmethod
+    def loads(*_args: Any) -> NoReturn:
+        raise ProgramRefused("it needs a pickle")
+
+
+def _line(exc: Exception) -> str:
+    """The first line of a foreign error: the rest is advice for torch's own users."""
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
+
+
+def try_out(
+    program: Program, inputs: Sequence[tuple[str, tuple[int, ...]]], batch: int
+) -> tuple[torch.Tensor, ...]:
+    """Run `program` on zeros of `(dtype, shape without batch)`. Raises ProgramRefused."""
+    zeros = [torch.zeros((batch, *shape), dtype=DTYPES[dtype]) for dtype, shape in inputs]
+    try:
+        return program(*zeros)
+    except Exception as exc:
+        shapes = ", ".join(f"{dtype} {[batch, *shape]}" for dtype, shape in inputs)
+        raise ProgramRefused(f"does not run on zeros of {shapes}: {_line(exc)}") from exc

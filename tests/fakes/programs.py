@@ -1,0 +1,80 @@
+"""Tiny exported torch programs, and specs around them, for tests that pack and serve them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from proa.spec import CodedModel, ModelSpec, ProgramRef, RedundancySpec, TensorSpec
+
+INPUT = TensorSpec("image", "FP32", (1, 4, 4))
+OUTPUT = TensorSpec("logits", "FP32", (3,))
+
+
+class Linear(torch.nn.Module):
+    """logits = W flatten(image) (+ b): without b, W is its own parity model of the sum code."""
+
+    def __init__(self, seed: int = 0, *, bias: bool = False) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(16, 3, bias=bias)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self.layer.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.layer(image.flatten(1))
+
+
+class Logarithm(torch.nn.Module):
+    """NaN for negative inputs, finite for zeros."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.log(image.flatten(1)[:, :3] + 1.0)
+
+
+def export(module: torch.nn.Module, path: Path, *, batch_max: int = 4) -> Path:
+    """Export `module` of one image input with a dynamic batch axis to the `.pt2` at `path`."""
+    batch = torch.export.Dim("batch", min=1, max=batch_max)
+    with torch.no_grad():
+        program = torch.export.export(
+            module.eval(), (torch.zeros(2, *INPUT.shape),), dynamic_shapes=({0: batch},)
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.export.save(program, path)
+    return path
+
+
+def linear_model(folder: Path, *, name: str = "tiny", k: int = 2, max_batch: int = 4) -> CodedModel:
+    """A linear model with a perfect parity program for the sum code: reconstruction is exact.
+
+    Files go to `folder`. Both programs have the weights of `Linear(seed=0)`.
+    """
+    deployed = export(Linear(), folder / "deployed.pt2", batch_max=max_batch)
+    parity = export(Linear(), folder / "parity.pt2", batch_max=max_batch)
+    return coded_model(folder, deployed, parity, name=name, k=k, max_batch=max_batch)
+
+
+def coded_model(
+    folder: Path,
+    deployed: Path,
+    parity: Path | None = None,
+    *,
+    name: str = "tiny",
+    k: int = 2,
+    max_batch: int = 4,
+) -> CodedModel:
+    """A spec of `deployed` and, with `parity`, one parity program of the sum code."""
+    rows = {k: (ProgramRef(parity, None),)} if parity else {}
+    return CodedModel(
+        name=name,
+        model=ModelSpec(
+            inputs=(INPUT,),
+            outputs=(OUTPUT,),
+            program=ProgramRef(deployed, None),
+            max_batch=max_batch,
+        ),
+        redundancy=RedundancySpec(policy="parity" if parity else "none", k=k, r=1, parity=rows),
+        path=folder / "spec.yaml",
+    )

@@ -1,0 +1,85 @@
+"""The admin port: livez from the heartbeat, readyz from the data path, metrics."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from proa.errors import EnvironmentLacks
+from proa.runtime.admin import BEAT_S_MAX, Admin
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def admin(clock):
+    registry = CollectorRegistry()
+    Counter("proa_test_things", "Things", registry=registry).inc(3)
+    admin = Admin(0, registry, "127.0.0.1", now=clock)
+    admin.start()
+    yield admin
+    admin.stop()
+
+
+def get(admin, path):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{admin.port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return exc.code, exc.read().decode()
+
+
+def test_livez_fails_without_a_heartbeat(admin, clock):
+    clock.now += BEAT_S_MAX
+    assert get(admin, "/livez") == (200, "ok\n")
+    clock.now += 2.0
+    assert get(admin, "/livez") == (503, "no heartbeat for 12.0 s\n")
+    admin.beat()
+    assert get(admin, "/livez") == (200, "ok\n")
+
+
+def test_readyz_says_why_not(admin):
+    assert get(admin, "/readyz") == (503, "starting\n")
+    admin.set_ready(True)
+    assert get(admin, "/readyz?verbose") == (200, "ok\n")
+    admin.set_ready(False, "draining")
+    assert get(admin, "/readyz") == (503, "draining\n")
+
+
+def test_metrics_are_those_of_the_registry(admin):
+    status, text = get(admin, "/metrics")
+    assert status == 200
+    assert "proa_test_things_total 3.0" in text
+
+
+def test_there_is_nothing_else(admin):
+    assert get(admin, "/")[0] == 404
+
+
+def test_a_taken_port_is_named(admin):
+    other = Admin(admin.port, CollectorRegistry(), "127.0.0.1")
+    with pytest.raises(EnvironmentLacks, match=f"127.0.0.1:{admin.port}"):
+        other.start()
+
+
+def test_start_and_stop_may_be_repeated(admin):
+    port = admin.port
+    admin.start()
+    assert admin.port == port
+    admin.stop()
+    admin.stop()
