@@ -1,0 +1,1 @@
+"""The command `proa`: parsing and printing only. One module a group of verbs."""
