@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import numpy as np
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import service_pb2_grpc
 
 from fakes.eventually import eventually
-from fakes.triton_fake import FakeTriton, Floats, images
+from fakes.triton_fake import FakeTriton, Floats, images, linear
 from proa import rpc, wire
 from proa.api.v1 import faults_pb2, faults_pb2_grpc, frontend_pb2, frontend_pb2_grpc
 from proa.client import AsyncClient, ProaError
@@ -42,16 +43,24 @@ spec:
     inputs: [{{name: image, dtype: FP32, shape: [1, 8, 8]}}]
     outputs: [{{name: logits, dtype: FP32, shape: [10]}}]
   redundancy: {redundancy}
-  slo: {{latencyMs: 50, defaultDeadlineMs: 2000}}
+  slo: {{latencyMs: {latency_ms:g}, defaultDeadlineMs: 2000}}
 """
 
 
-def write_spec(folder: Path, redundancy: str = "policy: auto", name: str = "digits") -> Path:
-    """A spec of the fake workers' model; `redundancy`: the keys that differ from the usual ones."""
+def write_spec(
+    folder: Path,
+    redundancy: str = "policy: auto",
+    name: str = "digits",
+    *,
+    latency_ms: float = 50.0,
+) -> Path:
+    """A spec of the fake workers' model; `redundancy`: the keys that differ from the usual ones.
+    Before 20 answers, what takes longer than `latency_ms` is late."""
     usual = {"parity": {"2": ["parity.pt2"]}, "placement": "inline"}
     fields = {**usual, **yaml.safe_load(f"{{{redundancy}}}")}
     path = folder / f"{name}.yaml"
-    path.write_text(SPEC.format(name=name, redundancy=json.dumps(fields)), encoding="utf-8")
+    text = SPEC.format(name=name, redundancy=json.dumps(fields), latency_ms=latency_ms)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -107,13 +116,7 @@ class Frontend:
 
     async def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples of a metric that have these labels."""
-        _, text = await self.page("/metrics")
-        return sum(
-            sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
+        return await _metric(self.admin_port, name, labels)
 
 
 @dataclass
@@ -167,6 +170,7 @@ async def cluster(
     roles: dict[int, str] | None = None,
     fakes: list[FakeTriton] | None = None,
     up: int | None = None,
+    latency_ms: float = 50.0,
     **settings: object,
 ) -> AsyncIterator[Cluster]:
     """A frontend with `workers` fakes, of which `up` (all, if not given) have joined. `roles`:
@@ -176,7 +180,7 @@ async def cluster(
         for worker in found:
             await stack.enter_async_context(worker)
         values = {
-            "specs": str(write_spec(folder, redundancy)),
+            "specs": str(write_spec(folder, redundancy, latency_ms=latency_ms)),
             "workers": worker_list("digits", found, roles),
             **settings,
         }
@@ -196,7 +200,7 @@ async def _count(served: Frontend, state: str, wanted: int) -> bool:
 class Load:
     """Clients that ask one query after the other until the `async with` block ends.
 
-    `answers`: good ones by now, each checked by `check`; `errors`: what failed.
+    `answers`: queries and their answers by now; `errors`: of those that failed.
     """
 
     def __init__(self, address: str, *, clients: int = 3, **options: Any) -> None:
@@ -214,6 +218,14 @@ class Load:
                 self.answers.append((image, await self._client.infer("digits", {"image": image})))
             except ProaError as exc:
                 self.errors.append(exc)
+
+    @property
+    def right(self) -> bool:
+        """Whether all answers so far are; a reconstruction has a small rounding error."""
+        return all(
+            np.allclose(answer["logits"], linear(image), rtol=1e-3, atol=1e-3)
+            for image, answer in self.answers
+        )
 
     @property
     def sources(self) -> set[str]:
@@ -241,6 +253,7 @@ class Coder:
     def __init__(self, kind: str) -> None:
         self._kind = kind
         self._port = 0
+        self._admin_port = 0
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -258,13 +271,17 @@ class Coder:
         )
         self._task = asyncio.create_task(work)
         await asyncio.wait([self._task, listening], return_when=asyncio.FIRST_COMPLETED)
-        self._port, _ = listening.result()
+        self._port, self._admin_port = listening.result()
 
     async def stop(self) -> None:
         """Die: calls under way fail, connections break."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    async def calls(self) -> float:
+        """How many calls it has answered since its start."""
+        return await _metric(self._admin_port, f"proa_{self._kind}_calls_total", {"status": "OK"})
 
     async def hang(self) -> None:
         """Take calls and answer none, until `recover`."""
@@ -287,6 +304,36 @@ class Coder:
         await self.stop()
 
 
+async def one_of_two_missing(
+    served: Cluster, **parameters: wire.Parameter
+) -> tuple[Any, FakeTriton]:
+    """Two queries of one group on three fresh workers, the first with `parameters` and on a worker
+    that is stuck; the second and the parity row are answered. Returns the call and the worker."""
+    for worker in served.workers:
+        worker.pause()
+    queries = images(2, seed=9)
+    first = served.stub.ModelInfer(request(queries[0], timeout=30_000_000, **parameters))
+    second = served.stub.ModelInfer(request(queries[1], timeout=30_000_000))
+    # Beside the canaries: two queries, one parity row.
+    await eventually(lambda: _calls(served, "deployed") == 5 and _calls(served, "parity.0") == 4)
+    contents = [worker.seen[-1].raw_input_contents[0] for worker in served.workers]
+    stuck = served.workers[contents.index(queries[0].tobytes())]
+    for worker in served.workers:
+        if worker is not stuck:
+            worker.resume()
+    await second
+    return first, stuck
+
+
+def _calls(served: Cluster, program: str) -> int:
+    return sum(worker.calls[program] for worker in served.workers)
+
+
+async def is_decodable(served: Frontend) -> bool:
+    """Whether a group has all that it takes to reconstruct a missing prediction."""
+    return await served.metric("proa_groups_open", state="decodable") == 1
+
+
 async def until(condition: Callable[[], Awaitable[object]], *, timeout_s: float = 10.0) -> None:
     """`eventually` for a condition that is asked over the network."""
     async with asyncio.timeout(timeout_s):
@@ -294,6 +341,16 @@ async def until(condition: Callable[[], Awaitable[object]], *, timeout_s: float 
             if await condition():
                 return
             await asyncio.sleep(0.02)
+
+
+async def _metric(port: int, name: str, labels: dict[str, str]) -> float:
+    _, text = await asyncio.to_thread(_get, f"http://127.0.0.1:{port}/metrics")
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
 
 
 def _get(url: str) -> tuple[int, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from proa.dispatch import Engine, EngineConfig
@@ -73,18 +74,28 @@ class Seen:
     members: dict[int, tuple[int, ...]] = field(default_factory=dict)
     decodes: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
     sends: Counter[int] = field(default_factory=Counter)
+    tried: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     by_source: Counter[str] = field(default_factory=Counter)
 
 
 class Schedule:
     """One random schedule. `run()` plays it to the end and raises AssertionError at the first
-    action that breaks a promise; `seed` replays it."""
+    action that breaks a promise; `seed` replays it. `sabotage` may break the engine first."""
 
-    def __init__(self, seed: int, *, queries: int = 14, world: World | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        queries: int = 14,
+        world: World | None = None,
+        sabotage: Callable[[Engine], None] | None = None,
+    ) -> None:
         self.rng = random.Random(seed)
         self.world = world or World()
         self.config = random_config(self.rng)
         self.engine = Engine(self.config)
+        if sabotage is not None:
+            sabotage(self.engine)
         self.now = 0.0
         self._heap: list[tuple[float, int, ev.Event]] = []
         self._sequence = 0
@@ -272,6 +283,8 @@ class Schedule:
         if action.source in (ac.Source.REPLICA, ac.Source.HEDGE):
             self._check_spare(action.worker)
             assert joined.domain not in self._domains_of(query.query)
+        elif action.source is ac.Source.RETRY:
+            self._check_elsewhere(action)
         policy = query.policy or self.config.policy
         seen.sends[query.query] += 1
         seen.by_source[action.source.value] += 1
@@ -281,7 +294,13 @@ class Schedule:
             assert query.query not in seen.first_worker
             seen.first_worker[query.query] = joined
             seen.queued.discard(query.query)
+        seen.tried[query.query].add(joined.domain)
         seen.outstanding[action.attempt] = (action.worker, action)
+
+    def _check_elsewhere(self, action: ac.Send) -> None:
+        tried = self.seen.tried[action.query]
+        others = {w.domain for w in self.workers.values() if DEPLOYED in w.roles} - tried
+        assert not others or self.workers[action.worker].domain not in tried, "no retry elsewhere"
 
     def _domains_of(self, query: int) -> set[str]:
         return {
@@ -335,7 +354,7 @@ class Schedule:
 
     def _check_limits(self) -> None:
         engine = self.engine
-        assert engine.queue_depth <= self.config.queue_max + len(self.workers) * 4 + 8
+        assert len(self.seen.queued) <= self.config.queue_max, "too many queries wait"
         assert len(engine.state.redundant) <= self.config.redundant_queue_max
         budget = HEDGE_BURST + self.config.hedge_budget * len(self.seen.first_worker)
         assert self.seen.by_source["hedge"] <= budget

@@ -123,10 +123,7 @@ class Simulation:
     def _perform(self, action: ac.Action) -> None:
         match action:
             case ac.Send() | ac.SendParity():
-                queue = self._waiting[action.worker]
-                queue.append(action)
-                if len(queue) == 1:
-                    self._compute(action)
+                self._receive(action)
             case ac.SetTimer(timer, at):
                 self._at(at, ev.TimerFired(timer))
             case ac.Decode(group, members, missing):
@@ -140,9 +137,19 @@ class Simulation:
             case ac.Fail():
                 self.outcome.failed += 1
             case ac.Cancel(attempt):
-                for queue in self._waiting.values():
-                    for waiting in [w for w in list(queue)[1:] if w.attempt == attempt]:
-                        queue.remove(waiting)
+                self._withdraw(attempt)
+
+    def _receive(self, action: ac.Send | ac.SendParity) -> None:
+        queue = self._waiting[action.worker]
+        queue.append(action)
+        if len(queue) == 1:
+            self._compute(action)
+
+    def _withdraw(self, attempt: int) -> None:
+        """What waits at a worker can be cancelled; what it computes cannot."""
+        for queue in self._waiting.values():
+            for waiting in [w for w in list(queue)[1:] if w.attempt == attempt]:
+                queue.remove(waiting)
 
     def _compute(self, action: ac.Send | ac.SendParity) -> None:
         self.outcome.computed += 1

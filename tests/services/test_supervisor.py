@@ -290,23 +290,34 @@ async def test_unknown_names_are_refused_with_the_known_ones(world: World) -> No
             supervisor.hold("worker-9")
 
 
-async def test_a_starting_process_has_low_priority_and_a_ready_one_has_not(world: World) -> None:
+@pytest.mark.parametrize("low_priority_s_max", [30.0, 0.0])
+async def test_a_restart_has_low_priority_until_ready_or_too_long(
+    world: World, low_priority_s_max: float
+) -> None:
     """With all it starts, in whatever session."""
     priority = Priority.detect()
     if not (priority.nice or priority.autogroup):
         pytest.skip("this machine lets nobody lower and raise a priority")
-    world.unready("a")
-    async with world.running(world.spec("a", GRANDCHILD="1"), priority=priority) as supervisor:
-        await eventually(lambda: ("a", "hello from a") in world.lines)
+    spec = world.spec("a", GRANDCHILD="1")
+    limits = replace(FAST, low_priority_s_max=low_priority_s_max)
+    async with world.running(spec, limits=limits, priority=priority) as supervisor:
+        await supervisor.ready()
+        first = pid_of(supervisor, "a")
+        assert first is not None
+        assert niceness(first, priority) == 0, "the first start takes nothing from anybody"
+        world.unready("a")
+        supervisor.kill("a")
+        await eventually(lambda: world.journal() == ["a start"] * 2)
         pid = pid_of(supervisor, "a")
         assert pid is not None
         await eventually(lambda: len(family_of(pid)) == 2)
         family = family_of(pid)
-        await eventually(lambda: {niceness(p, priority) for p in family} == {NICE_STARTING})
+        expected = NICE_STARTING if low_priority_s_max else 0
+        await eventually(lambda: {niceness(p, priority) for p in family} == {expected})
         world.unready("a", unready=False)
         await supervisor.ready()
-        await eventually(lambda: {niceness(p, Priority(True, False)) for p in family} == {0})
         await eventually(lambda: {niceness(p, priority) for p in family} == {0})
+        await eventually(lambda: {os.getpriority(os.PRIO_PROCESS, p) for p in family} == {0})
 
 
 def niceness(pid: int, priority: Priority) -> int:

@@ -70,8 +70,12 @@ async def test_a_probe_of_nobody_and_of_a_silent_one_says_so() -> None:
     found = await probe(port, "/readyz", timeout_s=5.0)
     assert found.status == 0
     assert str(port) in found.text
-    silent = await asyncio.start_server(lambda _r, _w: asyncio.Event().wait(), "127.0.0.1", port)
-    async with silent:
+
+    async def listen_only(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the other side gives up
+        writer.close()
+
+    async with await asyncio.start_server(listen_only, "127.0.0.1", port):
         found = await probe(port, "/livez", timeout_s=0.05)
     assert found == Probe(0, f"no answer on port {port} within 0.05 s")
 

@@ -33,9 +33,9 @@ def _table(report: Report, phase: str, duration_s: float) -> Table:
     for name in COLUMNS:
         answers = name == "answers by source"
         table.add_column(name, justify="left" if answers else "right", no_wrap=not answers)
-    for policy, label in report.config.policies.items():
+    for policy in report.config.policies:
         style = "bold" if policy == report.config.hero else ""
-        table.add_row(label, *cells(report.run(policy, phase)), style=style)
+        table.add_row(policy, *cells(report.run(policy, phase)), style=style)
     return table
 
 

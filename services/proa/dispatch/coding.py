@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 
 from proa.dispatch.actions import Assess, Decode, ForgetGroup, SetTimer
-from proa.dispatch.events import Assessed, Decoded
+from proa.dispatch.events import PARITY, Assessed, Decoded
 from proa.dispatch.group import Group, GroupEvent, GroupState, RowState
 from proa.dispatch.query import Query
 from proa.dispatch.redundancy import ParityWork
@@ -80,10 +80,11 @@ class Coding:
         state.out.append(SetTimer(ExpiryTimer(group.id), deadline))
         return group
 
-    def close_timer(self, group_id: int) -> None:
+    def close_timer(self, group_id: int, now: float) -> None:
         """The group has waited long enough: fill it with recently answered queries.
 
-        Without enough of them it stays open: zeros would be a query no model was trained on.
+        Without enough of them it stays open: zeros would be a query no model was trained on. A
+        member that has failed waits no longer then: its error must not become a passed deadline.
         """
         group = self.groups.get(group_id)
         if group is None or group.state is not GroupState.OPEN:
@@ -91,6 +92,8 @@ class Coding:
         missing = group.k - len(group.members)
         fillers = self._reservoir.take(group.key, missing, exclude=group.members)
         if len(fillers) < missing:
+            group.unfilled = True
+            self._progress(group, now)
             return
         for query_id in fillers:
             self._state.hold(self._state.queries[query_id])
@@ -101,6 +104,7 @@ class Coding:
 
     def _close(self, group: Group) -> None:
         group.move(GroupEvent.CLOSE)
+        group.unfilled = False
         self._leave_open(group)
         for row in range(len(group.rows)):
             self._state.redundant.add(ParityWork(group.id, row))
@@ -202,9 +206,9 @@ class Coding:
         group = self.groups.get(query.group) if query.group is not None else None
         if group is None or query.exact or self._state.config.mode != "enforce":
             return False
-        if group.decode_failed or self._state.quality.low:
+        if group.decode_failed or group.unfilled or self._state.quality.low:
             return False
-        return len(self._lost(group)) <= group.rows_possible
+        return len(self._lost(group)) <= self._rows_expected(group)
 
     def rescue_at(self, query: Query, now: float) -> float | None:
         """When a reconstruction of `query` should be there; None: not to be expected."""
@@ -213,7 +217,7 @@ class Coding:
         assert query.group is not None
         group = self.groups[query.group]
         if group.decoding or group.state is GroupState.DECODABLE:
-            return now + self._state.config.tick_s
+            return now + min(self._state.config.tick_s, self._state.latency.late_after_s())
         running = RowState.RUNNING in group.rows
         return group.parity_due_at if running and group.parity_due_at > now else None
 
@@ -226,6 +230,12 @@ class Coding:
         """Members that only a reconstruction can answer."""
         queries = (self._state.queries[q] for q in group.members)
         return [q.id for q in queries if not q.known and not q.exact_may_come]
+
+    def _rows_expected(self, group: Group) -> int:
+        """Rows that are there or may come: one that waits needs a failure domain of its own."""
+        places = self._state.workers.domains(PARITY, group.package) - group.domains
+        waiting = group.rows.count(RowState.WAITING)
+        return group.rows_possible - max(0, waiting - len(places))
 
     # --- moving on
 

@@ -250,7 +250,8 @@ class Engine:
         if kind is ErrorKind.INVALID:
             self._fail(query, *query.error, now)
             return
-        if query.retries < query.retries_max and kind is not ErrorKind.OVERLOADED:
+        may_retry = query.retries < query.retries_max and query.id not in self._retries
+        if may_retry and kind is not ErrorKind.OVERLOADED:
             query.retries += 1
             query.waiting += 1
             self._retries[query.id] = None
@@ -286,7 +287,7 @@ class Engine:
             case HedgeTimer(query):
                 self._hedge(query, now)
             case CloseTimer(group):
-                self.coding.close_timer(group)
+                self.coding.close_timer(group, now)
             case PatienceTimer(group):
                 self.coding.patience_over(group, now)
             case ExpiryTimer(group):
@@ -347,7 +348,7 @@ class Engine:
         workers = self.state.workers
         for query_id in list(self._retries):
             query = self.state.queries[query_id]
-            avoid = query.domains if workers.domains() - query.domains else ()
+            avoid = query.domains if workers.domains(DEPLOYED) - query.domains else ()
             worker = workers.pick(DEPLOYED, now, avoid=avoid)
             if worker is not None:
                 del self._retries[query_id]
@@ -376,7 +377,7 @@ class Engine:
         if plan.hedge:
             delay_s = self.config.hedge_delay_s or self.state.latency.late_after_s()
             self.state.out.append(SetTimer(HedgeTimer(query.id), now + delay_s))
-        if plan.parity and query.codable:
+        if (plan.parity or plan.measure) and query.codable:
             self.coding.join(query, worker, now)
 
     def _send(self, query: Query, worker: Worker, source: Source, now: float) -> None:

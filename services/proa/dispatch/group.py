@@ -52,7 +52,8 @@ class RowState(Enum):
 @dataclass(slots=True)
 class Group:
     """`members`: query ids in position order, fillers last. `domains`: where its members and rows
-    run; no two of them share one. `parity_due_at`: when a running row should be back."""
+    run; no two of them share one. `unfilled`: it is open beyond its time. `parity_due_at`: when a
+    running row should be back."""
 
     id: int
     key: Hashable
@@ -64,6 +65,7 @@ class Group:
     members: list[int] = field(default_factory=list)
     fillers: frozenset[int] = frozenset()
     domains: set[str] = field(default_factory=set)
+    unfilled: bool = False
     decoding: bool = False
     decoded: bool = False
     decode_failed: bool = False

@@ -90,9 +90,13 @@ class WorkerTable:
         """How many of them run nothing at all."""
         return sum(1 for w in self if w.trusted and role in w.roles and not w.running)
 
-    def domains(self) -> set[str]:
-        """The failure domains of the trusted workers."""
-        return {w.domain for w in self if w.trusted}
+    def domains(self, role: str | None = None, package: str | None = None) -> set[str]:
+        """The failure domains of the trusted workers (with that role, of that package)."""
+        return {
+            w.domain
+            for w in self
+            if w.trusted and (role is None or role in w.roles) and package in (None, w.package)
+        }
 
     def has_parity(self) -> bool:
         """Whether any trusted worker can run a parity row."""

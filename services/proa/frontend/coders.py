@@ -12,7 +12,7 @@ import grpc.aio
 from proa import wire
 from proa.api.v1 import decoder_pb2, encoder_pb2, tensor_pb2
 from proa.codes import Code
-from proa.errors import ProaError, Unavailable
+from proa.errors import DeadlinePassed, Overloaded, ProaError, Unavailable
 from proa.frontend.addresses import WorkerAddress
 from proa.frontend.queries import Tensors
 from proa.parity import ParityRunner, bytes_of, decode_outputs, off_loop
@@ -23,16 +23,19 @@ log = logging.getLogger(__name__)
 
 Response = TypeVar("Response")
 
-# A peer that failed is left alone for so long; then one call tries it again.
+# A peer that failed so often in a row is left alone for so long, and again if it fails once more.
+# Not after one failure: behind an encoder it may have been the worker's.
+FAILURES_MAX = 3
 REST_S = 1.0
 DECODE_TIMEOUT_S = 0.1
 
 
 class Peers:
-    """Addresses of equal peers, used in turn; one that failed rests for a while."""
+    """Addresses of equal peers, used in turn; one that keeps failing rests for a while."""
 
     def __init__(self, addresses: Sequence[str], now: Callable[[], float]) -> None:
         self._resting_until = dict.fromkeys(addresses, 0.0)
+        self._failures = dict.fromkeys(addresses, 0)
         self._now = now
 
     def __bool__(self) -> bool:
@@ -46,9 +49,15 @@ class Peers:
                 return address
         return None
 
+    def answered(self, address: str) -> None:
+        """The peer works."""
+        self._failures[address] = 0
+
     def failed(self, address: str) -> None:
-        """Leave `address` alone for a while."""
-        self._resting_until[address] = self._now() + REST_S
+        """It did not answer."""
+        self._failures[address] += 1
+        if self._failures[address] >= FAILURES_MAX:
+            self._resting_until[address] = self._now() + REST_S
 
 
 @dataclass(frozen=True)
@@ -216,10 +225,12 @@ class Coders:
     ) -> Response:
         try:
             async with peer_errors(f"{what} {address}"):
-                return await call(request, timeout=timeout_s)
-        except ProaError:
+                response = await call(request, timeout=timeout_s)
+        except (Unavailable, DeadlinePassed, Overloaded):
             peers.failed(address)
             raise
+        peers.answered(address)
+        return response
 
 
 def _prediction(position: int, outputs: Tensors) -> decoder_pb2.Prediction:

@@ -71,8 +71,9 @@ async def serve_frontend(
     server = make_server(message_bytes_max=settings.message_bytes_max, calls_max=settings.calls_max)
     oip = OipService(models, metrics, stream_inflight_max=settings.stream_inflight_max)
     oip_name = add_oip(server, oip)
+    status = StatusService(models, watchers_max=settings.watchers_max)
     frontend_pb2_grpc.add_FrontendServicer_to_server(  # type: ignore[no-untyped-call]
-        StatusService(models, watchers_max=settings.watchers_max), server
+        status, server
     )
     health = await make_health(server)
     add_reflection(server, [oip_name, STATUS_NAME])
@@ -92,6 +93,7 @@ async def serve_frontend(
             roots={**roots, "readiness": _follow_readiness(models, ready)},
             ready=ready,
             grace_s=settings.grace_s,
+            on_drain=status.drain,
         )
     finally:
         for model in models.by_name.values():

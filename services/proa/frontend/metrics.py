@@ -26,7 +26,7 @@ class FrontendMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
-            "proa_frontend_requests",
+            "proa_frontend_requests_total",
             "Requests by model and gRPC status",
             ["model", "status"],
             registry=registry,
@@ -46,7 +46,7 @@ class FrontendMetrics:
             registry=registry,
         )
         self.fallbacks = Counter(
-            "proa_frontend_inline_fallbacks",
+            "proa_frontend_inline_fallbacks_total",
             "Groups decoded inline because no decoder answered",
             ["model", "service"],
             registry=registry,
@@ -85,16 +85,33 @@ class EngineCollector(Collector):
         yield from self._gauges()
 
     def _counters(self) -> Iterator[Metric]:
-        def family(name: str, what: str, *labels: str) -> CounterMetricFamily:
-            return CounterMetricFamily(name, what, labels=("model", *labels))
-
-        answers = family("proa_answers", "Answers by source", "source")
-        failed = family("proa_failed_queries", "Queries that failed, by gRPC status", "status")
-        sent = family("proa_sent_queries", "Queries sent to a worker, first attempts only")
-        redundant = family("proa_redundant_work", "Redundant computations by kind", "kind")
-        groups = family("proa_groups", "Coding groups by how they ended", "state")
-        fillers = family("proa_fillers", "Places in groups filled with answered queries")
-        lost = family("proa_redundancy_lost", "Parity rows that failed or found no worker")
+        answers = CounterMetricFamily(
+            "proa_answers_total", "Answers by source", labels=("model", "source")
+        )
+        failed = CounterMetricFamily(
+            "proa_failed_queries_total",
+            "Queries that failed, by gRPC status",
+            labels=("model", "status"),
+        )
+        sent = CounterMetricFamily(
+            "proa_sent_queries_total",
+            "Queries sent to a worker, first attempts only",
+            labels=("model",),
+        )
+        redundant = CounterMetricFamily(
+            "proa_redundant_work_total", "Redundant computations by kind", labels=("model", "kind")
+        )
+        groups = CounterMetricFamily(
+            "proa_groups_total", "Coding groups by how they ended", labels=("model", "state")
+        )
+        fillers = CounterMetricFamily(
+            "proa_fillers_total", "Places in groups filled with answered queries", labels=("model",)
+        )
+        lost = CounterMetricFamily(
+            "proa_redundancy_lost_total",
+            "Parity rows that failed or found no worker",
+            labels=("model",),
+        )
         for model, engine in self._engines.items():
             stats = engine.state.stats
             for counter, found in (
@@ -111,15 +128,24 @@ class EngineCollector(Collector):
         yield from (answers, failed, sent, redundant, groups, fillers, lost)
 
     def _gauges(self) -> Iterator[Metric]:
-        def family(name: str, what: str, *labels: str) -> GaugeMetricFamily:
-            return GaugeMetricFamily(name, what, labels=("model", *labels))
-
-        queue = family("proa_queue_depth", "Queries that wait for a worker")
-        workers = family("proa_workers", "Workers by state", "state")
-        open_groups = family("proa_groups_open", "Coding groups at work by state", "state")
-        agreed = family("proa_agreement_ratio", "Online agreement of reconstructions, 0 to 1")
-        samples = family("proa_agreement_samples", "Groups behind the agreement ratio")
-        used = family("proa_utilisation_ratio", "Share of workers busy with queries, 0 to 1")
+        queue = GaugeMetricFamily(
+            "proa_queue_depth", "Queries that wait for a worker", labels=("model",)
+        )
+        workers = GaugeMetricFamily("proa_workers", "Workers by state", labels=("model", "state"))
+        open_groups = GaugeMetricFamily(
+            "proa_groups_open", "Coding groups at work by state", labels=("model", "state")
+        )
+        agreed = GaugeMetricFamily(
+            "proa_agreement_ratio", "Online agreement of reconstructions, 0 to 1", labels=("model",)
+        )
+        samples = GaugeMetricFamily(
+            "proa_agreement_samples", "Groups behind the agreement ratio", labels=("model",)
+        )
+        used = GaugeMetricFamily(
+            "proa_utilisation_ratio",
+            "Share of workers busy with queries, 0 to 1",
+            labels=("model",),
+        )
         for model, engine in self._engines.items():
             state = engine.state
             queue.add_metric((model,), engine.queue_depth)

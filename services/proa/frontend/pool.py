@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from proa.dispatch import events as ev
-from proa.dispatch.events import DEPLOYED, PARITY
+from proa.dispatch.events import DEPLOYED
 from proa.errors import Unavailable
 from proa.frontend.addresses import WorkerAddress
 from proa.frontend.shell import Shell
 from proa.frontend.workers import WorkerCalls, mapped
+from proa.runtime.waiting import set_within
 
 log = logging.getLogger(__name__)
 
@@ -104,33 +105,37 @@ class Pool:
                 f"worker {member.address.name} hosts {', '.join(sorted(programs)) or 'nothing'},"
                 " nothing that it is configured for"
             )
-        await self._canary(member)
-
-    async def _canary(self, member: Member) -> None:
-        parity = PARITY in member.roles
-        await self._calls.canary(member.address, parity=parity, timeout_s=self._timeout_s)
+        await self._calls.canary(member.address, member.roles, self._timeout_s)
 
     async def _watch(self, member: Member, shell: Shell) -> None:
-        """Returns once the worker is suspected: by the engine, or because it was quiet and then
-        failed canaries. A worker that answers queries needs no canary."""
+        """Returns once the worker is suspected: by the engine, because it was quiet and then failed
+        canaries, or because it was replaced by one with another package. A worker that answers
+        queries needs no canary."""
         failures = 0
         answered = -1
         while not member.suspected.is_set():
-            await _set_within(member.suspected, self._canary_s)
+            await set_within(member.suspected, self._canary_s)
             worker = shell.engine.state.workers.get(member.address.name)
-            if worker is None or worker.answered != answered or worker.running:
-                answered = worker.answered if worker else -1
-                continue
+            assert worker is not None
+            quiet = worker.answered == answered and not worker.running
+            answered = worker.answered
             started = time.monotonic()
             try:
-                await self._canary(member)
+                await self._check_again(member, quiet=quiet, shell=shell)
                 failures = 0
             except Exception as exc:  # noqa: BLE001  # no worker may end the frontend
-                failures += 1
+                failures += quiet
                 took_s = time.monotonic() - started
                 log.info("canary failed after %.1f s: %s", took_s, mapped(exc))
             if failures >= CANARY_FAILURES_MAX:
                 shell.report(ev.WorkerSuspected(member.address.name))
+
+    async def _check_again(self, member: Member, *, quiet: bool, shell: Shell) -> None:
+        package, _ = await self._calls.hosted(member.address, self._timeout_s)
+        if package != member.package:
+            shell.report(ev.WorkerSuspected(member.address.name))
+        elif quiet:
+            await self._calls.canary(member.address, member.roles, self._timeout_s)
 
     def _update_ready(self) -> None:
         up = any(m.state == "up" and DEPLOYED in m.roles for m in self.members.values())
@@ -138,10 +143,3 @@ class Pool:
             self.ready.set()
         else:
             self.ready.clear()
-
-
-async def _set_within(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), timeout_s)
-    except TimeoutError:
-        return

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 # A parity query that takes longer than this many late answers is not worth its worker's place.
 PARITY_PATIENCE = 4.0
-PARITY_S_MIN = 0.1
+PARITY_S_MIN = 0.25
 
 _KINDS: dict[str, ErrorKind] = {kind.value: kind for kind in ErrorKind}
 _ERRORS: dict[str, type[ProaError]] = {
@@ -100,8 +100,8 @@ class Shell:
         self._perform: dict[type, Callable[[Any], object]] = {
             ac.Send: self._send,
             ac.SendParity: self._send_parity,
-            ac.Decode: lambda a: self._spawn(self._decode(a)),
-            ac.Assess: lambda a: self._spawn(self._assess(a)),
+            ac.Decode: self._decode,
+            ac.Assess: self._assess,
             ac.Reply: self._reply,
             ac.Fail: self._fail,
             ac.Cancel: self._cancel,
@@ -211,18 +211,20 @@ class Shell:
         self._end(action.attempt, event)
 
     def _send_parity(self, action: ac.SendParity) -> None:
+        # Tensors are taken now: by the time the task runs, the engine may have released them.
         members = [self._open[q].query.inputs for q in action.members]
+        group = self._group(action.group, action.members)
         self._parity.setdefault(action.group, {})
-        self._start(action.attempt, self._attempt_parity(action, members))
+        self._start(action.attempt, self._attempt_parity(action, group, members))
 
-    async def _attempt_parity(self, action: ac.SendParity, members: list[Tensors]) -> None:
+    async def _attempt_parity(
+        self, action: ac.SendParity, group: Group, members: list[Tensors]
+    ) -> None:
         worker = self._workers[action.worker]
         late_s = self.engine.state.latency.late_after_s()
         timeout_s = max(PARITY_S_MIN, PARITY_PATIENCE * late_s)
         try:
-            outputs = await self._coders.infer_parity(
-                self._group(action.group, action.members), action.row, members, worker, timeout_s
-            )
+            outputs = await self._coders.infer_parity(group, action.row, members, worker, timeout_s)
         except Exception as exc:  # noqa: BLE001  # the border: the engine must hear of all of it
             error = mapped(exc)
             log.debug("parity of group %d failed: %s", action.group, error)
@@ -253,10 +255,19 @@ class Shell:
 
     # --- coding
 
-    async def _decode(self, action: ac.Decode) -> None:
+    def _decode(self, action: ac.Decode) -> None:
         available = self._known(action.members, action.missing)
         parity = dict(self._parity[action.group])
         group = self._group(action.group, action.members)
+        self._spawn(self._reconstruct(action, group, available, parity))
+
+    async def _reconstruct(
+        self,
+        action: ac.Decode,
+        group: Group,
+        available: dict[int, Tensors],
+        parity: dict[int, Tensors],
+    ) -> None:
         try:
             found = await self._coders.decode(group, available, parity, action.missing)
             for position, outputs in found.items():
@@ -269,10 +280,13 @@ class Shell:
             queries = ()
         self.report(ev.Decoded(action.group, queries))
 
-    async def _assess(self, action: ac.Assess) -> None:
+    def _assess(self, action: ac.Assess) -> None:
         members = list(self._known(action.members, ()).values())
-        parity = dict(self._parity[action.group])
+        self._spawn(self._compare(action, members, dict(self._parity[action.group])))
 
+    async def _compare(
+        self, action: ac.Assess, members: list[Tensors], parity: dict[int, Tensors]
+    ) -> None:
         def decode(*args: Any) -> Any:
             return decode_outputs(self._code, *args)
 

@@ -12,6 +12,7 @@ from proa.errors import InvalidRequest, Overloaded
 from proa.frontend.models import Model, Models
 from proa.frontend.pool import Member
 from proa.rpc import Context, servicer_stream_errors
+from proa.runtime.waiting import set_within
 
 INTERVAL_MS_DEFAULT, INTERVAL_MS_MIN, INTERVAL_MS_MAX = 1000, 100, 60_000
 NAME = frontend_pb2.DESCRIPTOR.services_by_name["Frontend"].full_name
@@ -24,6 +25,11 @@ class StatusService(frontend_pb2_grpc.FrontendServicer):
         self._models = models
         self._watchers_max = watchers_max
         self._watchers = 0
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """End all streams: their watchers would hold up the end of the process."""
+        self._draining.set()
 
     @servicer_stream_errors
     async def Status(
@@ -39,9 +45,9 @@ class StatusService(frontend_pb2_grpc.FrontendServicer):
             raise Overloaded(f"{self._watchers_max} watchers, which is the limit")
         self._watchers += 1
         try:
-            while True:
+            while not self._draining.is_set():
                 yield self.report()
-                await asyncio.sleep(interval_ms / 1000.0)
+                await set_within(self._draining, interval_ms / 1000.0)
         finally:
             self._watchers -= 1
 

@@ -93,11 +93,13 @@ class WorkerCalls:
         programs = parameters[PROGRAMS].string_value.split(",")
         return parameters[PACKAGE].string_value, frozenset(programs)
 
-    async def canary(self, worker: WorkerAddress, *, parity: bool, timeout_s: float) -> None:
-        """A query of zeros through the deployed program and, with `parity`, each parity row."""
+    async def canary(self, worker: WorkerAddress, roles: frozenset[str], timeout_s: float) -> None:
+        """A query of zeros through the programs of these roles: the deployed one, each parity
+        row."""
         zeros = {t.name: _zeros(t) for t in self._spec.model.inputs}
-        await self.infer(worker, worker_request(self._spec, zeros), 1, timeout_s)
-        if not parity:
+        if DEPLOYED in roles:
+            await self.infer(worker, worker_request(self._spec, zeros), 1, timeout_s)
+        if PARITY not in roles:
             return
         query = {name: array.astype(np.float32) for name, array in zeros.items()}
         outputs = [tensor.name for tensor in self._spec.model.outputs]

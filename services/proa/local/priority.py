@@ -1,6 +1,6 @@
-"""Starting processes at low priority, and back to normal when they are ready.
+"""Restarting processes at low priority, and back to normal when they are ready.
 
-A starting worker imports torch: seconds of full CPU, taken from the workers that serve. Two ways:
+A worker that comes back imports torch: seconds of full CPU, taken from those that serve. Two ways:
 
 - The nice value, where we may lower it again: CAP_SYS_NICE, or RLIMIT_NICE of at least 20.
 - The nice value of the session's autogroup. Where the kernel groups processes by session

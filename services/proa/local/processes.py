@@ -34,6 +34,8 @@ class Limits:
     backoff_s_max: float = 5.0
     healthy_s_min: float = 10.0
     """Ready for this long: the next restart waits backoff_s_min again."""
+    low_priority_s_max: float = 30.0
+    """A restart that takes longer goes on at normal priority: a busy machine would starve it."""
     starting_probe_s: float = 0.1
     probe_s: float = 1.0
     probe_timeout_s: float = 1.0
@@ -198,7 +200,7 @@ class ManagedProcess:
         child = self._child = Child(
             spec.argv,
             {**os.environ, **spec.env},
-            nice=self._priority.start_nice,
+            nice=self._priority.start_nice if life.exits else 0,
             on_line=lambda line: self._sink(spec.name, line),
         )
         self._enter(State.STARTING)
@@ -246,7 +248,6 @@ class ManagedProcess:
         if not await self._wait_ready(child):
             self._sink(self.spec.name, f"[not ready within {self._limits.start_s_max:g} s; killed]")
             return
-        await self._priority.restore(child.family)
         failures = 0
         while failures < self._limits.probe_failures_max:
             await asyncio.sleep(self._limits.probe_s)
@@ -259,7 +260,7 @@ class ManagedProcess:
         limits, life = self._limits, self._life
         try:
             async with asyncio.timeout(limits.start_s_max):
-                await self._start_low(child)
+                await self._start(child)
         except TimeoutError as exc:
             if life.ever_ready:
                 return False
@@ -269,15 +270,24 @@ class ManagedProcess:
         self._enter(State.READY)
         return True
 
-    async def _start_low(self, child: Child) -> None:
-        """Until it is ready, at low priority."""
+    async def _start(self, child: Child) -> None:
+        """Until it is ready. At low priority, unless it is the first start: then nobody serves."""
+        low = restart = self._life.exits > 0
         lowered: set[int] = set()
+        loop = asyncio.get_running_loop()
+        low_until = loop.time() + self._limits.low_priority_s_max
         for turn in itertools.count():
-            if turn % _LOOK_EVERY == 0:
-                await self._priority.lower(child.family, lowered)
             if await self._is_ready():
-                return
+                break
+            if turn % _LOOK_EVERY == 0 and low:
+                await self._priority.lower(child.family, lowered)
+            if low and loop.time() > low_until:
+                await self._priority.restore(child.family)
+                low = False
             await asyncio.sleep(self._limits.starting_probe_s)
+        child.family.members()  # all are there now: known, to be ended with it
+        if restart:
+            await self._priority.restore(child.family)
 
     async def _is_ready(self) -> bool:
         timeout_s = self._limits.probe_timeout_s

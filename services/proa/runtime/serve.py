@@ -18,6 +18,7 @@ from proa.errors import ProaError, SettingsError, SpecError
 from proa.runtime import log as logs
 from proa.runtime.admin import Admin
 from proa.runtime.server import HealthServicer
+from proa.runtime.waiting import set_within
 
 log = logging.getLogger(__name__)
 
@@ -88,14 +89,16 @@ async def serve(
     roots: Mapping[str, Awaitable[None]],
     ready: asyncio.Event,
     grace_s: float,
+    on_drain: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until cancelled. `server` is bound already and has `health`.
 
     Starts the admin port, the roots and the server. Health and /readyz follow `ready`: at once when
     it is set, within a second when it is cleared. A root that returns or raises ends `serve` with a
     ProaError that names it. On the way out, whatever the reason: NOT_SERVING and unready first,
-    `server.stop(grace_s)` (calls under way have `grace_s` seconds to end), then the roots are
-    cancelled and the admin port closed.
+    then `on_drain` (end the streams that would not end by themselves), `server.stop(grace_s)`
+    (calls under way have `grace_s` seconds to end); then the roots are cancelled and the admin
+    port closed.
     """
     tasks: dict[str, asyncio.Task[None]] = {}
     try:
@@ -109,7 +112,7 @@ async def serve(
         raise _end_of_root(tasks)
     finally:
         _close_unstarted(roots, tasks)
-        await _drain(server, health, admin, tasks, grace_s)
+        await _drain(server, health, admin, tasks, grace_s, on_drain)
 
 
 async def _drain(
@@ -118,10 +121,12 @@ async def _drain(
     admin: Admin,
     tasks: Mapping[str, asyncio.Task[None]],
     grace_s: float,
+    on_drain: Callable[[], None],
 ) -> None:
     try:
         admin.set_ready(False, "draining")
         await health.enter_graceful_shutdown()
+        on_drain()
         await server.stop(grace_s)
     finally:
         # The heartbeat ends only here: a process that drains is alive.
@@ -143,7 +148,7 @@ async def _heartbeat(admin: Admin, servicer: HealthServicer, ready: asyncio.Even
         if ready.is_set() != told:
             told = ready.is_set()
             await _announce(told, admin, servicer)
-        await _set_within(ready, BEAT_S) if not told else await asyncio.sleep(BEAT_S)
+        await set_within(ready, BEAT_S) if not told else await asyncio.sleep(BEAT_S)
 
 
 async def _announce(ready: bool, admin: Admin, servicer: HealthServicer) -> None:
@@ -151,13 +156,6 @@ async def _announce(ready: bool, admin: Admin, servicer: HealthServicer) -> None
     admin.set_ready(ready, "the data path does not answer")
     status = health_pb2.HealthCheckResponse
     await servicer.set(health.OVERALL_HEALTH, status.SERVING if ready else status.NOT_SERVING)
-
-
-async def _set_within(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), timeout_s)
-    except TimeoutError:
-        return
 
 
 def _end_of_root(tasks: Mapping[str, asyncio.Task[None]]) -> ProaError:

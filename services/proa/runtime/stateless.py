@@ -80,7 +80,7 @@ async def serve_stateless(
     health = await make_health(server)
     add_reflection(server, names)
     port = listen(server, settings.host, settings.port)
-    admin = Admin(settings.admin_port, registry)
+    admin = Admin(settings.admin_port, registry, settings.host)
     admin.start()
     log.info("listening port=%d", port)
     if listening is not None:
