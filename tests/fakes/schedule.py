@@ -18,6 +18,8 @@ from proa.dispatch import events as ev
 from proa.dispatch.events import DEPLOYED, PARITY, ErrorKind
 
 HEDGE_BURST = 5.0
+# A computation takes 18 to 22 ms. The picker forgets with a time constant of 0.5 s.
+SLOW_S, WAITED_S, FORGOTTEN_S = 0.022, 0.015, 4.0
 
 
 @dataclass
@@ -31,12 +33,24 @@ class World:
     cancelled: float = 0.05
     decode_failed: float = 0.1
     churn: float = 0.3
+    exact: float = 0.1
+    between_s: float = 0.008
+
+
+def random_world(rng: random.Random) -> World:
+    """From almost well behaved to very nasty."""
+    return World(
+        late=rng.choice([0.05, 0.15, 0.5]),
+        failed=rng.choice([0.0, 0.1, 0.3]),
+        exact=rng.choice([0.0, 0.1, 0.5]),
+        between_s=rng.choice([0.004, 0.008, 0.020]),
+    )
 
 
 def random_config(rng: random.Random) -> EngineConfig:
     """Any combination of policy, code, pool, patience and tight limits."""
     return EngineConfig(
-        policy=rng.choice(["none", "retry", "replicate", "hedge", "parity", "auto"]),
+        policy=rng.choice(["none", "retry", "replicate", "hedge", "parity", "parity", "auto"]),
         k=rng.choice([1, 2, 2, 3, 4]),
         r=rng.choice([1, 1, 2, 3]),
         pool=rng.choice(["shared", "shared", "dedicated"]),
@@ -76,6 +90,9 @@ class Seen:
     sends: Counter[int] = field(default_factory=Counter)
     tried: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     by_source: Counter[str] = field(default_factory=Counter)
+    sent_at: dict[int, float] = field(default_factory=dict)
+    first_sent_at: dict[int, float] = field(default_factory=dict)
+    slow_at: dict[str, float] = field(default_factory=dict)
 
 
 class Schedule:
@@ -91,7 +108,7 @@ class Schedule:
         sabotage: Callable[[Engine], None] | None = None,
     ) -> None:
         self.rng = random.Random(seed)
-        self.world = world or World()
+        self.world = world or random_world(self.rng)
         self.config = random_config(self.rng)
         self.engine = Engine(self.config)
         if sabotage is not None:
@@ -111,7 +128,7 @@ class Schedule:
 
     def _plan(self, queries: int) -> None:
         rng = self.rng
-        for i in range(rng.randint(1, 6)):
+        for i in range(rng.randint(1, 9)):
             domain = f"d{rng.randint(0, 5)}" if rng.random() < 0.2 else f"d{i}"
             roles = frozenset((DEPLOYED, PARITY))
             if self.config.pool == "dedicated" and i:
@@ -125,13 +142,13 @@ class Schedule:
                 self._at(0.1 + rng.random() * 0.5, joined)
         at = 0.0
         for query in range(queries):
-            at += rng.expovariate(1 / 0.008)
+            at += rng.expovariate(1 / self.world.between_s)
             arrived = ev.QueryArrived(
                 query=query,
                 key=("m", rng.choice("aab")),
                 deadline=at + rng.choice([0.001, 0.2, 0.5, 1.0]),
                 size=rng.choice([10, 100]),
-                exact=rng.random() < 0.1,
+                exact=rng.random() < self.world.exact,
                 policy=rng.choice(["none", "hedge", "parity"]) if rng.random() < 0.1 else None,
                 codable=rng.random() < 0.95,
             )
@@ -177,6 +194,8 @@ class Schedule:
         if entry is None:
             return
         worker, sent = entry
+        if not ok or self.now - self.seen.sent_at[attempt] > SLOW_S:
+            self.seen.slow_at[worker] = self.now
         if ok and isinstance(sent, ac.Send):
             self.seen.answered_ok[sent.query].add(self.workers[worker].package)
         elif ok:
@@ -267,7 +286,9 @@ class Schedule:
                 assert self.seen.settled[query] or query in self.cancelled, "released too early"
                 self.seen.released.add(query)
             case ac.Cancel(attempt):
-                self.seen.outstanding.pop(attempt, None)
+                entry = self.seen.outstanding.pop(attempt, None)
+                if entry is not None and isinstance(entry[1], ac.SendParity):
+                    self.seen.slow_at[entry[0]] = self.now  # it was stuck, and gave way
             case ac.Probe(worker):
                 self._gone(worker)
 
@@ -281,7 +302,7 @@ class Schedule:
         assert query.query not in self.cancelled
         assert query.query not in seen.released
         if action.source in (ac.Source.REPLICA, ac.Source.HEDGE):
-            self._check_spare(action.worker)
+            self._check_spare(action.worker, urgent=action.source is ac.Source.HEDGE)
             assert joined.domain not in self._domains_of(query.query)
         elif action.source is ac.Source.RETRY:
             self._check_elsewhere(action)
@@ -293,9 +314,11 @@ class Schedule:
         if action.source is ac.Source.WORKER:
             assert query.query not in seen.first_worker
             seen.first_worker[query.query] = joined
+            seen.first_sent_at[query.query] = self.now
             seen.queued.discard(query.query)
         seen.tried[query.query].add(joined.domain)
         seen.outstanding[action.attempt] = (action.worker, action)
+        seen.sent_at[action.attempt] = self.now
 
     def _check_elsewhere(self, action: ac.Send) -> None:
         tried = self.seen.tried[action.query]
@@ -309,10 +332,25 @@ class Schedule:
             if isinstance(sent, ac.Send) and sent.query == query and worker in self.workers
         }
 
-    def _check_spare(self, worker: str) -> None:
+    def _check_spare(self, worker: str, *, urgent: bool) -> None:
         assert self._running(worker) == 0, "redundant work on a busy worker"
-        assert self._idle() > self.config.idle_reserve, "redundant work ate the reserve"
+        reserve = 0 if urgent else self.config.idle_reserve
+        assert self._idle() > reserve, "redundant work ate the reserve"
         assert not self.seen.queued, "redundant work while queries wait"
+
+    def _in_danger(self, members: tuple[int, ...]) -> bool:
+        """Whether a member without an answer has waited long, or is on a worker that was slow or
+        failed within the time in which the picker forgets."""
+        seen = self.seen
+        owed = [q for q in members if not seen.settled[q] and not seen.answered_ok[q]]
+        where = [
+            worker
+            for worker, sent in seen.outstanding.values()
+            if isinstance(sent, ac.Send) and sent.query in owed
+        ]
+        return any(self.now - seen.first_sent_at[q] > WAITED_S for q in owed) or any(
+            self.now - seen.slow_at.get(worker, -FORGOTTEN_S) < FORGOTTEN_S for worker in where
+        )
 
     def _check_parity(self, action: ac.SendParity) -> None:
         seen = self.seen
@@ -320,7 +358,7 @@ class Schedule:
         assert PARITY in joined.roles
         assert self._running(action.worker) == 0
         if self.config.pool == "shared":
-            self._check_spare(action.worker)
+            self._check_spare(action.worker, urgent=self._in_danger(action.members))
         assert len(action.members) == len(set(action.members)) == self.config.k
         assert len({self.queries[q].key for q in action.members}) == 1, "mixed tenants"
         for query in action.members:
@@ -335,6 +373,7 @@ class Schedule:
         seen.row_domains[action.group].append(joined.domain)
         seen.members[action.group] = action.members
         seen.outstanding[action.attempt] = (action.worker, action)
+        seen.sent_at[action.attempt] = self.now
 
     def _check_settled(self, action: ac.Reply | ac.Fail) -> None:
         query = action.query
@@ -356,8 +395,9 @@ class Schedule:
         engine = self.engine
         assert len(self.seen.queued) <= self.config.queue_max, "too many queries wait"
         assert len(engine.state.redundant) <= self.config.redundant_queue_max
-        budget = HEDGE_BURST + self.config.hedge_budget * len(self.seen.first_worker)
-        assert self.seen.by_source["hedge"] <= budget
+        share = self.config.hedge_budget
+        budget = share * len(self.seen.first_worker) + (HEDGE_BURST if share > 0 else 0)
+        assert self.seen.by_source["hedge"] <= budget, "more hedges than the budget has"
 
     def _check_end(self) -> None:
         engine, state = self.engine, self.engine.state

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
-import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 
 from fakes.cluster import cluster
 from fakes.triton_fake import images, linear
-from proa.client import AsyncClient
 
 
 def _inputs(module, image):
@@ -20,19 +18,9 @@ def _inputs(module, image):
     return [tensor]
 
 
-async def _ready(address):
-    async with AsyncClient(address) as client:
-        for _ in range(200):
-            if await client.is_ready("digits"):
-                return
-            await asyncio.sleep(0.02)
-    pytest.fail("the frontend did not become ready")
-
-
 async def test_tritonclient_sync_aio_and_stream_get_the_model_s_answer(tmp_path):
     (image,) = images(1, batch=3)
     async with cluster(tmp_path, "policy: none") as found:
-        await _ready(found.address)
 
         def sync():
             client = triton.InferenceServerClient(found.address)
@@ -65,27 +53,3 @@ async def test_tritonclient_sync_aio_and_stream_get_the_model_s_answer(tmp_path)
         async with triton_aio.InferenceServerClient(found.address) as client:
             answer = await client.infer("digits", _inputs(triton_aio, image))
             np.testing.assert_allclose(answer.as_numpy("logits"), linear(image), rtol=1e-5)
-
-
-async def test_a_stuck_worker_s_query_is_reconstructed_and_the_worker_comes_back(tmp_path):
-    policy = "policy: parity, patience: first, groupMsMax: 1, qualitySample: 0, idleReserve: 0"
-    async with cluster(tmp_path, policy, service_s=0.005) as found:
-        await _ready(found.address)
-        async with AsyncClient(found.address, deadline_s=2.0) as client:
-            queries = images(40)
-            for query in queries[:20]:  # fills the reservoir
-                await client.infer("digits", query)
-            sources = set()
-            for worker in found.workers:  # each one stuck in turn
-                worker.pause()
-                for query in queries:
-                    answer = await client.infer("digits", query)
-                    want = linear(query)
-                    np.testing.assert_allclose(answer["logits"], want, rtol=1e-3, atol=1e-3)
-                    sources.add(answer.source)
-                before = worker.computed["deployed"]
-                worker.resume()
-                async with asyncio.timeout(20):
-                    while worker.computed["deployed"] <= before + 1:  # back, and used again
-                        await client.infer("digits", queries[0])
-            assert "reconstructed" in sources

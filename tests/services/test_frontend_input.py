@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
+import grpc
 import grpc.aio
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from fakes.cluster import Load, cluster, request, until
+from fakes.cluster import Load, cluster, frontend, request, until, worker_list, write_spec
 from fakes.eventually import eventually
 from fakes.triton_fake import FakeTriton, images, linear
 from proa import wire
@@ -165,6 +166,32 @@ async def test_a_worker_with_a_wrong_answer_never_joins(tmp_path, change, words)
         state = (await served.status()).workers[0].state
         assert "worker w0" in state
         assert re.search(words, state)
+
+
+class Garbage(grpc.GenericRpcHandler):
+    """Answers every call with bytes that are no message."""
+
+    def service(self, _details):
+        async def answer(_request, _context):
+            return b"\xff\xff"
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+async def test_a_worker_that_answers_garbage_never_joins(tmp_path):
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Garbage(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with FakeTriton() as good:
+        workers = f"{worker_list('digits', [good])},127.0.0.1:{port}@w1"
+        specs = str(write_spec(tmp_path))
+        async with frontend(specs=specs, workers=workers) as served:
+            await served.ready("digits")
+            await works(served)
+            state = (await served.status()).workers[1].state
+            assert state == "starting: worker w1: its answer is not what the protocol says"
+    await server.stop(None)
 
 
 async def test_without_redundancy_a_wrong_answer_is_an_error_that_names_the_worker(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 
 import pytest
@@ -57,8 +58,15 @@ RESCUED_BY = {
 }
 
 
-@pytest.mark.parametrize("policy", RESCUED_BY)
-async def test_a_stuck_worker_is_survived_suspected_and_used_again(tmp_path, policy):
+async def test_a_stuck_worker_is_survived_suspected_and_used_again(tmp_path):
+    async with asyncio.TaskGroup() as group:  # each of them waits a second for the suspicion
+        for policy in RESCUED_BY:
+            folder = tmp_path / policy
+            folder.mkdir()
+            group.create_task(survive_a_stuck_worker(folder, policy))
+
+
+async def survive_a_stuck_worker(tmp_path, policy):
     text = f"policy: {policy}, {EAGER}"
     async with cluster(tmp_path, text, workers=5, service_s=0.004) as served:
         async with Load(served.address, clients=2) as load:

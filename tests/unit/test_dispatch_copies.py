@@ -77,8 +77,11 @@ def test_hedges_keep_within_their_budget():
     assert hedges(Script(3, policy="hedge", hedge_delay_s=0.01, hedge_budget=0.0), 100) == 0
 
 
-def test_a_hedge_needs_a_worker_beyond_the_reserve():
+def test_a_hedge_may_use_the_reserve_but_no_busy_worker():
     story = Script(2, policy="hedge", hedge_delay_s=0.01, idle_reserve=1)
+    story.query(1)
+    assert only(story.advance(0.02), ac.Send).source is Source.HEDGE
+    story = Script(1, policy="hedge", hedge_delay_s=0.01, idle_reserve=1)
     story.query(1)
     assert none_of(story.advance(0.02), ac.Send)
     assert only(story.join("w2"), ac.Send).source is Source.HEDGE

@@ -355,8 +355,8 @@ class Engine:
                 query.waiting -= 1
                 self._send(query, worker, Source.RETRY, now)
         while self._queue:
-            worker = workers.pick(DEPLOYED, now)
-            if worker is None:
+            worker = workers.pick(DEPLOYED, now) or self._spare.give_way(now)
+            if worker is None or not self._queue:
                 return
             query = self.state.queries[next(iter(self._queue))]
             del self._queue[query.id]

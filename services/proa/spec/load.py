@@ -28,7 +28,9 @@ ELEMENTS_MAX = 1 << 26
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _TENSOR = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_ENDPOINT = re.compile(r"[^\s/:]+:\d{1,5}/[^\s/]+")
+_ENDPOINT = re.compile(r"[^\s/:]+:([0-9]{1,5})/[^\s/]+")
+_PARITY_K = re.compile(r"[1-9][0-9]?")
+PORT_MAX = 65_535
 
 
 def load(path: str | Path) -> CodedModel:
@@ -98,8 +100,9 @@ def _sha256(section: Section) -> str | None:
 
 def _endpoint(section: Section) -> str:
     value = s.text(section)
-    if not _ENDPOINT.fullmatch(value):
-        raise section.error(f"{value!r} is not HOST:PORT/MODEL")
+    match = _ENDPOINT.fullmatch(value)
+    if match is None or not 1 <= int(match[1]) <= PORT_MAX:
+        raise section.error(f"{value!r} is not HOST:PORT/MODEL with a port from 1 to {PORT_MAX}")
     return value
 
 
@@ -167,7 +170,7 @@ def _parity(section: Section) -> dict[int, tuple[ProgramRef, ...]]:
     found: dict[int, tuple[ProgramRef, ...]] = {}
     ks = section.keys()
     for key in ks:
-        if not key.isdecimal() or not 2 <= int(key) <= K_MAX:
+        if not _PARITY_K.fullmatch(key) or not 2 <= int(key) <= K_MAX:
             raise section.error(f"key {key!r} must be a k from 2 to {K_MAX}")
         rows = section.child(key)
         items = [] if rows is None else rows.items(limit=R_MAX)
@@ -229,7 +232,9 @@ def _check_parity(found: CodedModel, section: Section) -> None:
         return
     if not found.codable:
         raise section.error("policy parity needs fixed-shape numeric inputs and outputs")
-    if red.coder != "replica" and not found.has_parity:
+    if red.coder == "replica":
+        raise section.error("coder replica has no parity model; policy replicate makes copies")
+    if not found.has_parity:
         have = len(red.parity.get(red.k, ()))
         raise section.error(
             f"policy parity with k {red.k}, r {red.r} needs {red.r} parity program(s) under"

@@ -13,6 +13,7 @@ import yaml
 from proa.errors import SpecError
 
 FILE_BYTES_MAX = 1 << 20
+TEXT_MAX = 4096
 
 T = TypeVar("T")
 
@@ -110,14 +111,18 @@ class Section:
                 raise place.error(f"unknown key{hint} (known here: {known})")
 
 
+def _scalar(section: Section, what: str) -> str:
+    if not isinstance(section.node, yaml.ScalarNode):
+        raise section.error(f"must be {what}")
+    value = section.node.value
+    if not value or len(value) > TEXT_MAX:
+        raise section.error(f"must be {what} of 1 to {TEXT_MAX} characters")
+    return str(value)
+
+
 def text(section: Section) -> str:
     """A string."""
-    if not isinstance(section.node, yaml.ScalarNode):
-        raise section.error("must be a string")
-    value = section.node.value
-    if not value or len(value) > 4096:
-        raise section.error("must be a string of 1 to 4096 characters")
-    return str(value)
+    return _scalar(section, "a string")
 
 
 def one_of(names: Sequence[str]) -> Callable[[Section], str]:
@@ -136,7 +141,7 @@ def number(low: float, high: float) -> Callable[[Section], float]:
     """A reader for a number from `low` to `high`."""
 
     def read(section: Section) -> float:
-        value = text(section)
+        value = _scalar(section, "a number")
         try:
             parsed = float(value)
         except ValueError as exc:
@@ -152,7 +157,7 @@ def integer(low: int, high: int) -> Callable[[Section], int]:
     """A reader for an integer from `low` to `high`."""
 
     def read(section: Section) -> int:
-        value = text(section)
+        value = _scalar(section, "an integer")
         try:
             parsed = int(value)
         except ValueError as exc:
@@ -177,6 +182,9 @@ def read_file(file: Path) -> Section:
         line = f":{mark.line + 1}" if mark is not None else ""
         problem = getattr(exc, "problem", None) or "not YAML"
         raise SpecError(f"{file}{line}: {problem}") from exc
+    except (ValueError, OverflowError, RecursionError) as exc:
+        # PyYAML lets these out: escapes beyond Unicode, numbers of thousands of digits, deep nests.
+        raise SpecError(f"{file}: not YAML that can be read: {exc}") from exc
     if root is None:
         raise SpecError(f"{file}:1: file is empty")
     return Section(root, "", file)

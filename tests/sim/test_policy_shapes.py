@@ -1,0 +1,80 @@
+"""The shape of the policy study, from the real engine: who pays when, in ratios, at one seed.
+
+18 workers of which up to 8 are slow at any time, as in the study's first table; rates of 270 and
+600 queries a second are 35 and 78 % of what they could serve.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from fakes.simulation import Conditions, Outcome, Simulation
+from proa.dispatch import EngineConfig
+
+SEED, QUERIES = 2, 2000
+CALM, BUSY = 270.0, 600.0
+
+
+@cache
+def outcome(policy: str, rate_hz: float, pool: str = "shared") -> Outcome:
+    config = EngineConfig(policy=policy, pool=pool, queue_max=100_000)
+    found = Simulation(config, Conditions(rate_hz, queries=QUERIES), seed=SEED).run()
+    assert len(found.latencies_s) == QUERIES
+    assert found.failed == 0
+    return found
+
+
+def p99_ms(policy: str, rate_hz: float, pool: str = "shared") -> float:
+    return outcome(policy, rate_hz, pool).quantile_ms(0.99)
+
+
+def test_the_same_seed_gives_the_same_run():
+    config, world = EngineConfig(policy="auto"), Conditions(CALM, queries=300)
+    first, second = (Simulation(config, world, seed=7).run() for _ in range(2))
+    assert first.latencies_s == second.latencies_s
+    assert Simulation(config, world, seed=8).run().latencies_s != first.latencies_s
+
+
+def test_parity_and_auto_cut_the_tail_where_workers_are_slow():
+    none = p99_ms("none", CALM)
+    assert p99_ms("parity", CALM) < 0.9 * none
+    assert p99_ms("auto", CALM) < 0.9 * none
+
+
+def test_no_hedge_reaches_what_coding_does():
+    assert p99_ms("auto", CALM) < 0.95 * p99_ms("hedge", CALM)
+    assert outcome("auto", CALM).quantile_ms(0.999) < 1.1 * outcome("hedge", CALM).quantile_ms(
+        0.999
+    )
+
+
+def test_coding_costs_less_than_replication():
+    assert outcome("none", CALM).work == 1.0
+    assert outcome("auto", CALM).work < 1.7
+    assert outcome("replicate", CALM).work > 1.9
+    assert outcome("hedge", CALM).work < 1.15
+
+
+def test_the_median_is_not_what_pays_for_it():
+    assert outcome("auto", CALM).quantile_ms(0.5) < 1.05 * outcome("none", CALM).quantile_ms(0.5)
+
+
+def test_answers_come_from_where_the_policy_says():
+    assert set(outcome("none", CALM).sources) == {"worker"}
+    assert set(outcome("parity", CALM).sources) == {"worker", "reconstructed"}
+    assert set(outcome("auto", CALM).sources) == {"worker", "hedge", "reconstructed"}
+
+
+def test_a_dedicated_pool_collapses_where_a_shared_one_holds():
+    none, shared = outcome("none", BUSY), outcome("parity", BUSY)
+    dedicated = outcome("parity", BUSY, "dedicated")
+    assert shared.quantile_ms(0.99) < 1.15 * none.quantile_ms(0.99)
+    assert dedicated.quantile_ms(0.5) > 5 * shared.quantile_ms(0.99)
+    assert dedicated.queue_max > 10 * shared.queue_max
+
+
+def test_auto_does_no_harm_under_load():
+    none, auto = outcome("none", BUSY), outcome("auto", BUSY)
+    assert auto.quantile_ms(0.99) < 1.1 * none.quantile_ms(0.99)
+    assert auto.quantile_ms(0.5) < 1.3 * none.quantile_ms(0.5)
+    assert auto.queue_max < 50
