@@ -12,7 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from proa.dispatch import Engine, EngineConfig
+from fakes.worlds import World, random_config, random_world
+from proa.dispatch import Engine
 from proa.dispatch import actions as ac
 from proa.dispatch import events as ev
 from proa.dispatch.events import DEPLOYED, PARITY, ErrorKind
@@ -20,57 +21,6 @@ from proa.dispatch.events import DEPLOYED, PARITY, ErrorKind
 HEDGE_BURST = 5.0
 # A computation takes 18 to 22 ms. The picker forgets with a time constant of 0.5 s.
 SLOW_S, WAITED_S, FORGOTTEN_S = 0.022, 0.015, 4.0
-
-
-@dataclass
-class World:
-    """How nasty a schedule is: probabilities per answer, and how workers behave."""
-
-    late: float = 0.15
-    lost: float = 0.05
-    duplicated: float = 0.1
-    failed: float = 0.1
-    cancelled: float = 0.05
-    decode_failed: float = 0.1
-    churn: float = 0.3
-    exact: float = 0.1
-    between_s: float = 0.008
-
-
-def random_world(rng: random.Random) -> World:
-    """From almost well behaved to very nasty."""
-    return World(
-        late=rng.choice([0.05, 0.15, 0.5]),
-        failed=rng.choice([0.0, 0.1, 0.3]),
-        exact=rng.choice([0.0, 0.1, 0.5]),
-        between_s=rng.choice([0.004, 0.008, 0.020]),
-    )
-
-
-def random_config(rng: random.Random) -> EngineConfig:
-    """Any combination of policy, code, pool, patience and tight limits."""
-    return EngineConfig(
-        policy=rng.choice(["none", "retry", "replicate", "hedge", "parity", "parity", "auto"]),
-        k=rng.choice([1, 2, 2, 3, 4]),
-        r=rng.choice([1, 1, 2, 3]),
-        pool=rng.choice(["shared", "shared", "dedicated"]),
-        mode=rng.choice(["enforce", "enforce", "observe"]),
-        patience=rng.choice(["first", "tail"]),
-        parity_possible=rng.random() < 0.9,
-        group_s_max=rng.choice([0.0, 0.005, 0.05]),
-        idle_reserve=rng.choice([0, 1, 2]),
-        inflight_max=rng.choice([1, 1, 2, 3]),
-        hedge_delay_s=rng.choice([None, 0.02]),
-        hedge_budget=rng.choice([0.0, 0.1, 1.0]),
-        retry_max=rng.choice([0, 1, 2]),
-        quality_sample=rng.choice([0.0, 0.05, 1.0]),
-        agreement_min=rng.choice([0.0, 0.9, 1.0]),
-        queue_max=rng.choice([2, 8, 1024]),
-        redundant_queue_max=rng.choice([1, 4, 256]),
-        groups_open_max=rng.choice([1, 4, 256]),
-        reservoir_bytes_max=rng.choice([0, 500, 1 << 20]),
-        latency_prior_s=0.03,
-    )
 
 
 @dataclass
@@ -272,12 +222,8 @@ class Schedule:
                 self._check_parity(action)
             case ac.Reply() | ac.Fail():
                 self._check_settled(action)
-            case ac.Decode(group, members, missing):
-                rows = self.seen.rows_ok[group]
-                assert 0 < len(missing) <= len(rows), "decode without enough parity rows"
-                for i, query in enumerate(members):
-                    assert query not in self.seen.released
-                    assert i in missing or self.seen.answered_ok[query], "decode without a member"
+            case ac.Decode():
+                self._check_decode(action)
             case ac.Assess(_, members):
                 assert all(self.seen.answered_ok[q] for q in members)
                 assert not self.seen.released & set(members)
@@ -286,11 +232,22 @@ class Schedule:
                 assert self.seen.settled[query] or query in self.cancelled, "released too early"
                 self.seen.released.add(query)
             case ac.Cancel(attempt):
-                entry = self.seen.outstanding.pop(attempt, None)
-                if entry is not None and isinstance(entry[1], ac.SendParity):
-                    self.seen.slow_at[entry[0]] = self.now  # it was stuck, and gave way
+                self._note_cancel(attempt)
             case ac.Probe(worker):
                 self._gone(worker)
+
+    def _note_cancel(self, attempt: int) -> None:
+        worker, sent = self.seen.outstanding.pop(attempt, ("", None))
+        if isinstance(sent, ac.SendParity):
+            self.seen.slow_at[worker] = self.now  # it was stuck, and gave way
+
+    def _check_decode(self, action: ac.Decode) -> None:
+        rows = self.seen.rows_ok[action.group]
+        assert 0 < len(action.missing) <= len(rows), "decode without enough parity rows"
+        for i, query in enumerate(action.members):
+            known = self.seen.answered_ok[query]
+            assert query not in self.seen.released
+            assert i in action.missing or known, "decode without a member"
 
     def _check_send(self, action: ac.Send) -> None:
         seen, query = self.seen, self.queries[action.query]

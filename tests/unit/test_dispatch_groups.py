@@ -153,6 +153,29 @@ def test_parity_waits_until_a_worker_is_idle_and_is_dropped_when_unwanted():
     assert len(story.engine.state.redundant) == 0
 
 
+def test_parity_uses_the_reserve_once_a_member_is_late():
+    story = Script(3, policy="parity", k=2, idle_reserve=2)
+    story.query(1)
+    story.query(2)
+    assert none_of(story.advance(0.020), ac.SendParity)
+    story.advance(0.011)
+    story.answer(1)
+    assert only(story.every(ac.SendParity), ac.SendParity).worker == "w2"
+
+
+def test_parity_that_is_stuck_gives_way_to_a_query_that_waits():
+    story = Script(3, policy="parity", k=2, idle_reserve=0)
+    story.query(1)
+    parity = only(story.query(2), ac.SendParity)
+    story.advance(PRIOR_S)
+    assert none_of(story.query(3), ac.Send, ac.Cancel)
+    story.advance(1.5 * PRIOR_S)
+    actions = story.query(4)
+    assert only(actions, ac.Cancel).attempt == parity.attempt
+    assert (only(actions, ac.Send).query, only(actions, ac.Send).worker) == (3, parity.worker)
+    assert story.engine.state.stats.redundancy_lost == 1
+
+
 def test_parity_never_runs_while_queries_wait():
     story = Script(2, policy="parity", k=2, idle_reserve=0)
     for query in range(4):

@@ -80,13 +80,13 @@ def replaced(value: object, path: tuple[object, ...], junk: object) -> object:
     return [replaced(v, path[1:], junk) if i == path[0] else v for i, v in enumerate(value)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.sampled_from(places(SOUND)), JUNK)
 def test_junk_in_any_place(path: tuple[object, ...], junk: object):
     load_text(yaml.safe_dump(replaced(SOUND, path, junk), allow_unicode=True))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200) | st.text(alphabet="[]{}:,-?&*!|>'\"%@\\#\n\tU x0", max_size=80))
 def test_junk_for_a_file(text: str | bytes):
     load_text(text)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from proa.client import AsyncClient
-from proa.demo.records import FaultWindow, ReportConfig, RequestRecord
+from proa.demo.records import FaultWindow, Report, ReportConfig, RequestRecord
 from proa.demo.report import build_report, print_table, to_json, write_report
 from proa.demo.scenario import (
     DEADLINE_S,
@@ -28,6 +28,7 @@ from proa.demo.scenario import (
     make_scenario,
 )
 from proa.demo.stage import Stage, Work
+from proa.demo.verdict import promises
 from proa.load import Outcome, Record, poisson_schedule, run_open_loop
 from proa.local.embedded import embedded
 from proa.local.topology import Options
@@ -49,7 +50,10 @@ class Runs:
 
 
 def main(*, quick: bool, out: Path, seed: int, json: bool) -> int:
-    """Run the demo; the exit code. Report, spec and packages are left in `out`."""
+    """Run the demo; the exit code: 1 if an answer was wrong and not marked as reconstructed.
+
+    Report, spec and packages are left in `out`.
+    """
     console = Console(stderr=json)
     if not console.is_terminal:
         console = Console(stderr=json, width=COLUMNS)  # a file or a pipe has no width to respect
@@ -72,9 +76,17 @@ def main(*, quick: bool, out: Path, seed: int, json: bool) -> int:
         print(jsonlib.dumps(to_json(report)))  # what --json asks for
     else:
         print_table(report, console)
+        _print_promises(report, console)
         console.print(f"picture and timeline: {paths[1]}")
         console.print(f"serve this model yourself: proa up {spec} --port 8001")
-    return 0
+    return 1 if any(run.wrong for run in report.runs) else 0
+
+
+def _print_promises(report: Report, console: Console) -> None:
+    """Timings depend on the machine, so a missed one is shown and does not fail the demo."""
+    for promise in promises(report):
+        verdict = "[green]met[/]   " if promise.met else "[red]missed[/]"
+        console.print(f"{verdict} {promise.what}: {promise.measured} ({promise.limit})")
 
 
 def _versions() -> Mapping[str, str]:

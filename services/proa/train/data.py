@@ -71,20 +71,21 @@ def split(data: Labelled, held_out: int = HELD_OUT, validation: int = VALIDATION
 def augment(
     images: torch.Tensor, generator: torch.Generator, background: float = DIGITS_BACKGROUND
 ) -> torch.Tensor:
-    """Each image [n, c, h, w] a little turned, scaled, sheared and shifted (half a pixel of 8)."""
+    """Each image [n, c, h, w] a little turned, scaled, sheared and shifted: at most 8 degrees,
+    8 %, 0.07, and 0.7 (across) and 0.3 (down) pixels of 8."""
     n = len(images)
 
     def uniform(limit: float) -> torch.Tensor:
         return (torch.rand(n, generator=generator) * 2 - 1) * limit
 
-    angle = uniform(0.2)
-    scale_x, scale_y = 1 + uniform(0.12), 1 + uniform(0.12)
+    angle = uniform(0.14)
+    scale_x, scale_y = 1 + uniform(0.08), 1 + uniform(0.08)
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0] = angle.cos() * scale_x
-    theta[:, 0, 1] = -angle.sin() * scale_y + uniform(0.1)
+    theta[:, 0, 1] = -angle.sin() * scale_y + uniform(0.07)
     theta[:, 1, 0] = angle.sin() * scale_x
     theta[:, 1, 1] = angle.cos() * scale_y
-    theta[:, 0, 2], theta[:, 1, 2] = uniform(0.24), uniform(0.12)
+    theta[:, 0, 2], theta[:, 1, 2] = uniform(0.17), uniform(0.08)
     grid = fn.affine_grid(theta, list(images.shape), align_corners=False)
     return fn.grid_sample(images - background, grid, align_corners=False) + background
 

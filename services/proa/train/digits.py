@@ -34,12 +34,13 @@ LOGITS = TensorSpec("logits", "FP32", (10,))
 MAX_BATCH = 8
 VARIANTS = 16
 GROUPS_MAX = 2560
+# Plain training (0) gives a slightly better model and useless parity: A_d 93 % (k=2), 70 % (k=4).
 ADDITIVITY = 0.7
 VERSION = 1  # of the recipe; another one trains again
 
-MODEL = Recipe(epochs=150, batch=128, learning_rate=3e-3)
-PARITY = Recipe(epochs=60, batch=256, learning_rate=1e-3)
-WIDTH, PARITY_WIDTH = 512, 1024
+MODEL = Recipe(epochs=300, batch=128, learning_rate=6e-3, patience=60)
+PARITY = Recipe(epochs=40, batch=256, learning_rate=1e-3)
+WIDTH, PARITY_WIDTH = 256, 512
 
 
 @dataclass(frozen=True)
