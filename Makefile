@@ -21,10 +21,10 @@ TORCH_PIN := $(shell sed -n '/^torch==/p' constraints.txt)
 GENERATED := proa/api/v1
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 
-.PHONY: help demo test test-long check proto install clean
+.PHONY: help demo test test-long check proto install results-demo results-overhead clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
 demo: $(RUNTIME) ## install, train, serve, break things, and report into out/demo (ARGS=--quick: one minute)
 	$(BIN)/proa demo serving $(ARGS)
@@ -49,6 +49,18 @@ proto: $(DEV) ## generate services/proa/api/v1 from protos/
 	$(call generate,services)
 
 install: $(DEV) ## install everything for development into .venv
+
+results-demo: $(RUNTIME) ## measure the demo; numbers and picture into docs/results and README.md
+	$(BIN)/proa demo serving
+	mkdir -p docs/results
+	cp out/demo/report.json docs/results/demo.json
+	cp out/demo/report.svg docs/results/demo.svg
+	cp out/demo/metrics.json docs/results/digits.json
+	$(BIN)/python benchmarks/readme_block.py
+
+results-overhead: $(RUNTIME) ## measure what the frontend adds to a request, into docs/results
+	mkdir -p docs/results
+	$(BIN)/python benchmarks/overhead.py out/demo/digits.yaml | tee docs/results/overhead.json
 
 clean: ## delete what builds, tests and demos left; .venv stays
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -189,8 +189,12 @@ async def cluster(
         wanted = len(found) if up is None else up
         await until(lambda: _count(made, "up", wanted))
         if wanted:
-            await made.ready("digits")
+            await until(lambda: _is_ready(made))
         yield made
+
+
+async def _is_ready(served: Frontend) -> bool:
+    return (await served.page("/readyz"))[0] == 200
 
 
 async def _count(served: Frontend, state: str, wanted: int) -> bool:

@@ -26,7 +26,7 @@ from proa.runtime.settings import from_env
 
 log = logging.getLogger(__name__)
 
-READY_POLL_S = 0.2
+READY_POLL_S = 0.05
 
 
 async def main() -> None:
