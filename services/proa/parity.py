@@ -85,6 +85,8 @@ class ParityRunner:
         )
         async with peer_errors(f"worker {worker}"):
             response = await call(request, timeout=timeout_s)
+        if response is None:  # what grpc makes of bytes that are no such message
+            raise BadAnswer(f"worker {worker}: the answer is not a ModelInferResponse")
         batch = {array.shape[:1] for array in query.values()}
         return _checked(wire.read_response(response), outputs, batch, worker)
 

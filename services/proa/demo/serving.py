@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json as jsonlib
 import platform
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,7 +74,7 @@ def main(*, quick: bool, out: Path, seed: int, json: bool) -> int:
     report = build_report(runs.records, runs.windows, runs.extra_work, config)
     paths = write_report(report, out)
     if json:
-        print(jsonlib.dumps(to_json(report)))  # what --json asks for
+        sys.stdout.write(jsonlib.dumps(to_json(report)) + "\n")
     else:
         print_table(report, console)
         _print_promises(report, console)

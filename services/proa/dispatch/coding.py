@@ -137,12 +137,12 @@ class Coding:
 
     def row_ended(self, group_id: int, row: int, *, ok: bool, now: float) -> None:
         """A parity row was answered, failed, or could not be run."""
+        if not ok:
+            self._state.stats.redundancy_lost += 1
         group = self.groups.get(group_id)
         if group is None:
             return
         group.rows[row] = RowState.ANSWERED if ok else RowState.LOST
-        if not ok:
-            self._state.stats.redundancy_lost += 1
         self._progress(group, now)
 
     def member_changed(self, query: Query, now: float) -> None:

@@ -158,12 +158,11 @@ class OipService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         return _response(model, query, result)
 
     def _deadline(self, model: Model, query: CheckedQuery, context: Context) -> float:
-        """When the answer is due (time.monotonic, s): the earliest of what the client says, or the
-        spec's default."""
-        remaining = context.time_remaining()
-        given = [s for s in (remaining, query.timeout_s) if s is not None]
-        default = model.spec.slo.default_deadline_ms / 1000.0
-        return time.monotonic() + (min(given) if given else default)
+        """When the answer is due (time.monotonic, s): what the parameter `timeout` says, else the
+        spec's default; the call's own deadline can only make it earlier."""
+        limit_s = query.timeout_s or model.spec.slo.default_deadline_ms / 1000.0
+        remaining_s = context.time_remaining()
+        return time.monotonic() + min(limit_s, limit_s if remaining_s is None else remaining_s)
 
 
 def _response(model: Model, query: CheckedQuery, result: Result) -> Any:

@@ -148,9 +148,10 @@ def as_declared(outputs: Tensors, spec: CodedModel, batch: int) -> Tensors:
         array = outputs.get(tensor.name)
         if array is None or array.shape != (batch, *tensor.shape):
             raise BadAnswer(f"reconstructed output {tensor.name!r} is missing or of another shape")
-        if not np.isfinite(array).all():
+        narrowed = _narrowed(array, wire.DTYPES[tensor.dtype])
+        if _not_finite(narrowed):
             raise BadAnswer(f"reconstructed output {tensor.name!r} holds NaN or Inf")
-        found[tensor.name] = _narrowed(array, wire.DTYPES[tensor.dtype])
+        found[tensor.name] = narrowed
     return found
 
 

@@ -14,6 +14,7 @@ from proa.errors import Unavailable
 from proa.local.child import Child
 from proa.local.priority import Priority
 from proa.local.probe import Probe, probe
+from proa.runtime.waiting import set_within
 
 EXIT_SETTINGS = (
     2  # what our services exit with when their settings are wrong: trying again is no use
@@ -320,10 +321,7 @@ class ManagedProcess:
     async def _sleep(self, delay_s: float | None) -> None:
         """Until `delay_s` has passed, or `release`, `restart` or `stop` is called."""
         self._wake.clear()
-        try:
-            await asyncio.wait_for(self._wake.wait(), delay_s)
-        except TimeoutError:
-            return
+        await set_within(self._wake, delay_s)
 
 
 def describe_exit(status: int) -> str:

@@ -18,6 +18,7 @@ import grpc.aio
 from proa.api.v1 import faults_pb2, faults_pb2_grpc
 from proa.errors import InvalidRequest, NotSupported, Overloaded, Unavailable
 from proa.rpc import Context, servicer_errors
+from proa.runtime.waiting import set_within
 
 FAULTS_MAX = 16
 TTL_MS_MAX = 600_000
@@ -75,7 +76,7 @@ class FaultTable:
         hits = [one for one in self._active.values() if _hits(one, method)]
         for one in hits:
             if one.fault.kind == faults_pb2.DELAY:
-                await _ended_within(one, one.fault.delay_ms / 1000.0)
+                await set_within(one.ended, one.fault.delay_ms / 1000.0)
             elif one.fault.kind == faults_pb2.PAUSE:
                 await one.ended.wait()
         for one in hits:
@@ -158,13 +159,6 @@ def _hits(one: _Active, method: str) -> bool:
         return False
     probability = one.fault.probability or 1.0
     return probability >= 1.0 or one.dice.random() < probability
-
-
-async def _ended_within(one: _Active, timeout_s: float) -> None:
-    try:
-        await asyncio.wait_for(one.ended.wait(), timeout_s)
-    except TimeoutError:
-        return
 
 
 def _check(fault: faults_pb2.Fault) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 
 
-async def set_within(event: asyncio.Event, timeout_s: float) -> None:
-    """Return once `event` is set, or after `timeout_s` seconds."""
+async def set_within(event: asyncio.Event, timeout_s: float | None) -> None:
+    """Return once `event` is set, or after `timeout_s` seconds (None: no limit).
+
+    Not wait_for: that of Python 3.11 can swallow a cancellation that comes as the event is set.
+    """
     try:
-        await asyncio.wait_for(event.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
     except TimeoutError:
         return
