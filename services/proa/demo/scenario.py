@@ -17,6 +17,8 @@ SERVICE_MS = 20.0
 SLOW_MS = 40.0
 EPISODE_MEAN_S = 0.6
 DEADLINE_S = 0.5
+# Half a service time: at this rate most groups then fill up with queries of their own.
+GROUP_MS_MAX = 10
 
 FULL_S = {"calm": 5.0, "slow": 20.0, "killed": 10.0, "recovery": 5.0}
 QUICK_S = {"calm": 1.0, "slow": 4.0, "killed": 2.0, "recovery": 2.0}
@@ -43,8 +45,14 @@ CONTENDERS = (
         {"policy": "parity", "pool": "dedicated", "patience": "first", "groupMsMax": 60_000},
         dedicated=2,
     ),
-    Contender("parity", "parity k=2, shared pool", {"policy": "parity"}),
-    Contender("auto", "auto (parity + hedge where each pays)", {"policy": "auto"}),
+    Contender(
+        "parity", "parity k=2, shared pool", {"policy": "parity", "groupMsMax": GROUP_MS_MAX}
+    ),
+    Contender(
+        "auto",
+        "auto (parity + hedge where each pays)",
+        {"policy": "auto", "groupMsMax": GROUP_MS_MAX},
+    ),
 )
 QUICK = ("none", "hedge", "auto")
 
@@ -109,6 +117,7 @@ def make_scenario(*, seed: int, quick: bool) -> Scenario:
             "slow_ms": SLOW_MS,
             "episode_mean_s": EPISODE_MEAN_S,
             "deadline_s": DEADLINE_S,
+            "group_ms_max": GROUP_MS_MAX,
             "seed": seed,
             "quick": quick,
         },

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections import deque
+from itertools import islice
 
 # Later than this share of the median is a straggler, not jitter (policies table, section 1 and 2:
 # hedging at 1.15x to 1.3x of the median is best when service times are steady).
 LATE_MIN, LATE_MAX = 1.15, 1.5
 SAMPLES_MIN = 20
+LATE_SAMPLES = 256
 
 
 class LatencyWindow:
@@ -46,8 +48,12 @@ class LatencyWindow:
         return min(max(self.quantile(0.95), LATE_MIN * median), LATE_MAX * median)
 
     def late_share(self) -> float:
-        """The share of answers later than 1.5x the median."""
+        """The share of the last 256 answers that were later than 1.5x the median.
+
+        Half the window, so that the end of stragglers is noticed in half the time.
+        """
         if len(self._sorted) < SAMPLES_MIN:
             return 0.0
-        late = len(self._sorted) - bisect_right(self._sorted, LATE_MAX * self.quantile(0.5))
-        return late / len(self._sorted)
+        limit_s = LATE_MAX * self.quantile(0.5)
+        lately = list(islice(reversed(self._recent), LATE_SAMPLES))
+        return sum(one > limit_s for one in lately) / len(lately)
