@@ -24,11 +24,11 @@ def block(report: dict[str, Any]) -> str:
         "![latency by percentile and a timeline of every request](docs/results/demo.svg)",
         "",
         (
-            f"{config['workers']} workers, {config['service_ms']:g} ms a query, {config['rate_hz']:g}"
-            f" requests a second, open loop; every policy gets the same arrivals and faults. Measured"
-            f" with `make results-demo` on a machine with 2 shared cores"
-            f" ([all numbers](docs/results/demo.json)). Milliseconds; gap is p99 - p50; a failed"
-            f" request counts as {1000 * config['deadline_s']:g}."
+            f"{config['workers']} workers, {config['service_ms']:g} ms a query,"
+            f" {config['rate_hz']:g} requests a second, open loop; every policy gets the same"
+            " arrivals and faults. Measured with `make results-demo` on a machine with 2 shared"
+            " cores ([all numbers](docs/results/demo.json)). Milliseconds; gap is p99 - p50; a"
+            f" failed request counts as {1000 * config['deadline_s']:g}."
         ),
     ]
     for phase, what in PHASES.items():

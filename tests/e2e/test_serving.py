@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import torch
+import tritonclient.grpc as triton
 import yaml
 
 from fakes.eventually import eventually
@@ -114,6 +115,23 @@ async def under_load(running, fault):
 
         schedule = poisson_schedule(RATE_HZ, LOAD_S, seed=3)
         return await run_open_loop(send, schedule, inflight_max=1000)
+
+
+async def test_an_unmodified_triton_client_gets_the_model_s_answer(running):
+    await all_up(running)
+    query = np.random.default_rng(1).random((2, *INPUT.shape), dtype=np.float32)
+    with torch.no_grad():
+        want = Linear()(torch.from_numpy(query)).numpy()
+
+    def ask():
+        with triton.InferenceServerClient(running.topology.address) as client:
+            tensor = triton.InferInput("image", query.shape, "FP32")
+            tensor.set_data_from_numpy(query)
+            return client.infer("tiny", [tensor])
+
+    answer = await asyncio.to_thread(ask)
+    np.testing.assert_allclose(answer.as_numpy("logits"), want, rtol=1e-5, atol=1e-6)
+    assert answer.get_response().parameters["proa.source"].string_param == "worker"
 
 
 def incarnation(running, name):

@@ -169,6 +169,7 @@ class Shell:
         assert outputs is not None
         result = Result(outputs, action.source.value, action.worker, action.group)
         self._on_reply(action.source.value, time.monotonic() - entry.arrived_at, action.would_be_s)
+        entry.request = b""  # nothing is sent any more; a filler needs its tensors only
         if not entry.future.done():
             entry.future.set_result(result)
 
@@ -191,15 +192,15 @@ class Shell:
         entry = self._open[action.query]
         if not entry.package:
             entry.package = self._packages[action.worker]
-        self._start(action.attempt, self._attempt(action, entry))
+        self._start(action.attempt, self._attempt(action, entry, entry.request))
 
-    async def _attempt(self, action: ac.Send, entry: _Open) -> None:
+    async def _attempt(self, action: ac.Send, entry: _Open, request: bytes) -> None:
         worker = self._workers[action.worker]
         package = self._packages[action.worker]
         # The call may outlive the answer: a loser's latency tells how slow its worker is.
         timeout_s = max(0.001, entry.deadline - time.monotonic())
         try:
-            outputs = await self._calls.infer(worker, entry.request, entry.query.batch, timeout_s)
+            outputs = await self._calls.infer(worker, request, entry.query.batch, timeout_s)
         except Exception as exc:  # noqa: BLE001  # the border: the engine must hear of all of it
             error = mapped(exc)
             event = ev.Answered(action.attempt, False, _kind(error), str(error))
