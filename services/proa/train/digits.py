@@ -34,14 +34,14 @@ LOGITS = TensorSpec("logits", "FP32", (10,))
 MAX_BATCH = 8
 VARIANTS = 16
 GROUPS_MAX = 2560
-# With plain training (0) the same recipe ends at A_d 91 % (k = 2) and 67 % (k = 4), means of three
-# seeds, instead of 97 % and 95 %: a sum of 8x8 digits says too little about an arbitrary model.
-ADDITIVITY = 0.7
-VERSION = 1  # of the recipe; another one trains again
+# With plain training (0) the same recipe ends at A_d 92 % (k = 2) and 72 % (k = 4), means of two
+# seeds, instead of 97 % and 93 %: a sum of 8x8 digits says too little about an arbitrary model.
+ADDITIVITY = 0.5
+VERSION = 2  # of the recipe; another one trains again
 
-MODEL = Recipe(epochs=300, batch=128, learning_rate=6e-3, patience=60)
+MODEL = Recipe(epochs=120, batch=128, learning_rate=3e-3)
 PARITY = Recipe(epochs=40, batch=256, learning_rate=1e-3)
-WIDTH, PARITY_WIDTH = 256, 512
+WIDTH, PARITY_WIDTH = 24, 512
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class _Work:
 
     def model(self) -> nn.Module:
         with seeded(self.seed):
-            net = build("mlp", [IMAGE.shape], [LOGITS.shape], width=WIDTH)
+            net = build("cnn", [IMAGE.shape], [LOGITS.shape], width=WIDTH)
         split = self.split
         train_model(
             net, split.train, split.validation, self._recipe(MODEL), additivity=ADDITIVITY,
