@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 
 from fakes.schedule import Schedule
 
@@ -30,13 +29,9 @@ def play(seeds: range) -> tuple[list[str], Counter[str]]:
 
 
 def test_ten_thousand_random_schedules_keep_every_promise():
-    step = 500
-    ranges = [range(s, s + step) for s in range(FIRST_SEED, FIRST_SEED + SCHEDULES, step)]
-    with ProcessPoolExecutor(max_workers=2) as pool:
-        results = list(pool.map(play, ranges))
-    failures = [failure for failed, _ in results for failure in failed]
+    # In this process: a fork would take along the threads of gRPC that other tests started.
+    failures, covered = play(range(FIRST_SEED, FIRST_SEED + SCHEDULES))
     assert not failures, f"{len(failures)} of {SCHEDULES}: " + "; ".join(failures[:5])
-    covered = sum((c for _, c in results), Counter())
     # The schedules are worth something only if they reach every corner.
     for corner in ("worker", "retry", "replica", "hedge", "reconstructed", "fillers",
                    "fail DEADLINE_EXCEEDED", "fail RESOURCE_EXHAUSTED", "fail CANCELLED",
