@@ -21,7 +21,7 @@ TORCH_PIN := $(shell sed -n '/^torch==/p' constraints.txt)
 GENERATED := proa/api/v1
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 
-.PHONY: help demo test test-long check proto install results-demo results-overhead clean
+.PHONY: help demo test test-long check proto docs install results-demo results-overhead clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ check: $(DEV) ## formatting, lint, types, import layers, generated code: what CI
 
 proto: $(DEV) ## generate services/proa/api/v1 from protos/
 	$(call generate,services)
+
+docs: $(DEV) ## rewrite the tables of docs/operations.md from the code
+	$(BIN)/python tests/style/write_tables.py
 
 install: $(DEV) ## install everything for development into .venv
 
