@@ -21,7 +21,7 @@ DEADLINE_S = 0.5
 GROUP_MS_MAX = 10
 
 FULL_S = {"calm": 5.0, "slow": 20.0, "killed": 10.0, "recovery": 5.0}
-QUICK_S = {"calm": 1.0, "slow": 4.0, "killed": 2.0, "recovery": 2.0}
+QUICK_S = {"calm": 0.5, "slow": 3.0, "killed": 1.5, "recovery": 1.0}
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Scenario:
 
 
 def make_scenario(*, seed: int, quick: bool) -> Scenario:
-    """The demo's scenario; `quick`: about 9 s and three policies instead of 40 s and six."""
+    """The demo's scenario; `quick`: about 6 s and three policies instead of 40 s and six."""
     rng = np.random.default_rng(seed)
     phases: list[Phase] = []
     at_s = 0.0
