@@ -166,22 +166,19 @@ class Engine:
         if self._retries.pop(query.id, "absent") is None:
             query.waiting -= 1
         for attempt in sorted(query.attempts):
-            self._cancel_unless_begun(query, attempt)
+            self._cancel_unless_begun(self.state.attempts[attempt])
         self.coding.member_changed(query, now)
         self.state.let_go(query)
 
-    def _cancel_unless_begun(self, query: Query, attempt_id: int) -> None:
+    def _cancel_unless_begun(self, attempt: Attempt) -> None:
         """Cancel an attempt that waits behind another at its worker. One that computes cannot be
         interrupted there: cancelling it would only hide that the worker is busy, and how late it
         was (ARCHITECTURE.md, cancellation)."""
-        attempt = self.state.attempts[attempt_id]
         worker = self.state.workers.get(attempt.worker)
-        if worker is None or next(iter(worker.running)) == attempt_id:
+        if worker is None or next(iter(worker.running)) == attempt.id:
             return
-        del worker.running[attempt_id]
-        del self.state.attempts[attempt_id]
-        query.attempts.discard(attempt_id)
-        self.state.out.append(Cancel(attempt_id))
+        self.state.forget(attempt)
+        self.state.out.append(Cancel(attempt.id))
 
     # --- attempts
 
@@ -215,13 +212,10 @@ class Engine:
         self, attempt: Attempt, ok: bool, kind: ErrorKind | None, now: float
     ) -> Worker | None:
         """Free the worker's place and keep its record; the worker, if it is still known."""
-        del self.state.attempts[attempt.id]
-        if attempt.query is not None and attempt.query in self.state.queries:
-            self.state.queries[attempt.query].attempts.discard(attempt.id)
+        self.state.forget(attempt)
         worker = self.state.workers.get(attempt.worker)
         if worker is None:
             return None
-        worker.running.pop(attempt.id, None)
         latency = self.state.latency
         took_s = now - attempt.sent_at
         if ok:
@@ -382,8 +376,7 @@ class Engine:
 
     def _send(self, query: Query, worker: Worker, source: Source, now: float) -> None:
         attempt = Attempt(self.state.next_attempt(), worker.id, now, query.id, source)
-        self.state.attempts[attempt.id] = attempt
-        self.state.workers.start(worker, attempt.id, now)
+        self.state.begin(attempt, worker)
         query.attempts.add(attempt.id)
         query.domains.add(worker.domain)
         if attempt.redundant:

@@ -60,7 +60,11 @@ class Fleet:
                 self.suspect(worker, now)
 
     def _lose_attempts(self, worker_id: str, now: float) -> None:
-        """All that ran on this worker is lost; late answers of it will be ignored."""
+        """All that ran on this worker is lost; late answers of it will be ignored.
+
+        A query loses its attempt only when its turn comes: before that, a neighbour in its group
+        must not give it up, because it may still be sent again.
+        """
         lost = [a for a in self._state.attempts.values() if a.worker == worker_id]
         worker = self._state.workers.get(worker_id)
         if worker is not None:

@@ -43,8 +43,9 @@ class SpareWork:
             if not self._wanted(work):
                 self._state.redundant.take(work)
                 self._unqueue(work)
-        for work in sorted(self._state.redundant, key=lambda w: not self._urgent(w, now)):
-            worker = self._place(work, now)
+        judged = [(self._urgent(work, now), work) for work in self._state.redundant]
+        for urgent, work in sorted(judged, key=lambda one: not one[0]):
+            worker = self._place(work, now, urgent=urgent)
             if worker is None:
                 continue
             self._state.redundant.take(work)
@@ -73,9 +74,8 @@ class SpareWork:
         attempt = min(stuck, key=lambda a: a.sent_at)
         worker = self._state.workers.get(attempt.worker)
         assert worker is not None
-        worker.running.clear()
         worker.note(now - attempt.sent_at, now)
-        del self._state.attempts[attempt.id]
+        self._state.forget(attempt)
         self._state.out.append(Cancel(attempt.id))
         self._lost(attempt, now)
         return worker
@@ -97,7 +97,6 @@ class SpareWork:
         assert attempt.query is not None
         query = self._state.queries.get(attempt.query)
         if query is not None:
-            query.attempts.discard(attempt.id)
             self._coding.member_changed(query, now)
             self._on_hopeless(query, now)
 
@@ -136,10 +135,10 @@ class SpareWork:
         if isinstance(work, CopyWork) and work.query in self._state.queries:
             self._state.queries[work.query].waiting -= 1
 
-    def _place(self, work: Work, now: float) -> Worker | None:
+    def _place(self, work: Work, now: float, *, urgent: bool) -> Worker | None:
         """An idle worker that may run `work` now; None: not yet."""
         state = self._state
-        reserve = 0 if self._urgent(work, now) else state.config.idle_reserve
+        reserve = 0 if urgent else state.config.idle_reserve
         if isinstance(work, CopyWork):
             if not self._spare(reserve):
                 return None
@@ -176,8 +175,7 @@ class SpareWork:
             group=group.id,
             row=work.row,
         )
-        self._state.attempts[attempt.id] = attempt
-        self._state.workers.start(worker, attempt.id, now)
+        self._state.begin(attempt, worker)
         self._state.stats.redundant["parity"] += 1
         self._coding.row_sent(group, work.row, worker, now)
         self._state.out.append(

@@ -9,7 +9,7 @@ from proa.dispatch.quality import Quality
 from proa.dispatch.query import Attempt, Query
 from proa.dispatch.redundancy import RedundantQueue, Work
 from proa.dispatch.stats import Stats
-from proa.dispatch.workers import WorkerTable
+from proa.dispatch.workers import Worker, WorkerTable
 
 
 class State:
@@ -34,6 +34,21 @@ class State:
         """A fresh attempt id."""
         self._attempt += 1
         return self._attempt
+
+    def begin(self, attempt: Attempt, worker: Worker) -> None:
+        """`attempt` runs on `worker` from now on."""
+        self.attempts[attempt.id] = attempt
+        self.workers.start(worker, attempt.id, attempt.sent_at)
+
+    def forget(self, attempt: Attempt) -> None:
+        """`attempt` is over: neither its worker nor its query has it any longer."""
+        del self.attempts[attempt.id]
+        worker = self.workers.get(attempt.worker)
+        if worker is not None:
+            worker.running.pop(attempt.id, None)
+        query = None if attempt.query is None else self.queries.get(attempt.query)
+        if query is not None:
+            query.attempts.discard(attempt.id)
 
     def hold(self, query: Query) -> None:
         """Someone more needs the tensors of `query`."""
