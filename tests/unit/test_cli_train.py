@@ -79,6 +79,19 @@ def test_pack_names_what_it_packed(
     assert (Path(found["repository"]) / "tiny" / "config.pbtxt").exists()
 
 
+def test_pack_finds_the_files_of_a_spec_that_lies_elsewhere(
+    spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "specs" / "tiny.yaml"
+    elsewhere.parent.mkdir()
+    spec.rename(elsewhere)
+    argv = ["pack", str(elsewhere), "-o", str(tmp_path / "out")]
+    assert main(argv) == 2
+    assert str(elsewhere.parent / "tiny.pt2") in capsys.readouterr().err
+    assert main([*argv, "--files", str(tmp_path)]) == 0
+    assert (tmp_path / "out" / "tiny" / "1" / "deployed.pt2").exists()
+
+
 @pytest.mark.parametrize("verb", [["train", "model", "--out", "x"], ["eval", "SPEC"]])
 def test_data_that_is_not_there_exits_2(
     verb: list[str], spec: Path, capsys: pytest.CaptureFixture[str]

@@ -315,3 +315,27 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(SpecError, match="cannot be read"):
         load(tmp_path / "binary.yaml")
+
+
+# --- files that lie elsewhere
+
+
+def test_relative_paths_begin_at_files(tmp_path: Path):
+    text = FULL.replace("digits.pt2", "sub/digits.pt2").replace("[parity", "[/pinned/parity")
+    found = load(write(tmp_path, text), Path("/models/digits"))
+    assert found.path == tmp_path / "digits.yaml"
+    assert found.model.program == ProgramRef(Path("/models/digits/sub/digits.pt2"))
+    assert found.redundancy.parity == {2: (ProgramRef(Path("/pinned/parity.pt2")),)}
+    own = load(write(tmp_path, (HEAD + MODEL).replace("program: digits.pt2", "repository: own")),
+               Path("/models/digits"))  # fmt: skip
+    assert own.model.repository == Path("/models/digits/own")
+
+
+def test_an_error_names_the_spec_and_not_the_files(tmp_path: Path):
+    with pytest.raises(SpecError, match=r"digits\.yaml:11: .* unknown key"):
+        load(write(tmp_path, FULL.replace("policy", "polcy")), Path("/models/digits"))
+
+
+def test_null_in_a_list_is_no_file_name(tmp_path: Path):
+    expected = "13: spec.redundancy.parity.2[0]: must be a string"
+    assert expected in message(tmp_path, FULL.replace("[parity.pt2]", "[null]"))

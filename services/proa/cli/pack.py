@@ -15,6 +15,10 @@ def register(verbs: Verbs) -> None:
         "-o", "--out", type=Path, required=True, metavar="DIR", help="the repository to write"
     )
     parser.add_argument(
+        "--files", type=Path, metavar="DIR",
+        help="where the spec's relative paths begin (default: the folder of SPEC)",
+    )  # fmt: skip
+    parser.add_argument(
         "--faults", action="store_true", help="add the fault injection model (for tests and demos)"
     )
     parser.add_argument(
@@ -27,7 +31,7 @@ def _run(args: argparse.Namespace) -> int:
     from proa.spec import load
     from proa.worker.package import pack
 
-    spec = load(args.spec)
+    spec = load(args.spec, args.files)
     out = pack(spec, args.out, faults=args.faults, device=args.device)
     if args.json:
         emit({"model": spec.name, "repository": out.resolve(), "programs": list(spec.programs())})

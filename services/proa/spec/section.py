@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import yaml
 
 from proa.errors import SpecError
 
 FILE_BYTES_MAX = 1 << 20
-TEXT_MAX = 4096
-
-T = TypeVar("T")
+NULL = "tag:yaml.org,2002:null"
 
 
 class Section:
-    """One YAML value with its place in the file. Keys that nobody took are errors."""
+    """One YAML value with its place in the file. Keys that nobody took are errors.
 
-    def __init__(self, node: yaml.Node, path: str, file: Path) -> None:
+    `holder` is the value it stands in (itself at the top), `folder` what relative paths begin at.
+    """
+
+    def __init__(
+        self, node: yaml.Node, path: str, file: Path, folder: Path, holder: Section | None = None
+    ) -> None:
         self.node = node
         self.path = path
         self.file = file
+        self.folder = folder
+        self.holder = holder or self
         self._taken: set[str] = set()
         self._fields = self._index() if isinstance(node, yaml.MappingNode) else {}
 
@@ -58,7 +60,7 @@ class Section:
     def has(self, key: str) -> bool:
         """Whether `key` is given and is not null."""
         value = self._fields.get(key)
-        return value is not None and value[1].tag != "tag:yaml.org,2002:null"
+        return value is not None and value[1].tag != NULL
 
     def child(self, key: str, *, required: bool = False) -> Section | None:
         """The value of `key`, or None where it is absent or null."""
@@ -68,27 +70,11 @@ class Section:
             if required:
                 raise self.error(f"missing key {key!r}")
             return None
-        return Section(self._fields[key][1], f"{self.path}.{key}".lstrip("."), self.file)
+        return self._inside(self._fields[key][1], f".{key}")
 
-    def mapping(self, key: str) -> Section:
-        """The mapping under `key`; an empty one where it is absent."""
-        found = self.child(key)
-        if found is not None:
-            found.keys()
-            return found
-        empty = yaml.MappingNode("tag:yaml.org,2002:map", [], self.node.start_mark)
-        return Section(empty, f"{self.path}.{key}".lstrip("."), self.file)
-
-    def value(self, key: str, read: Callable[[Section], T], default: T) -> T:
-        """`read` of the value under `key`, or `default`."""
-        found = self.child(key)
-        return default if found is None else read(found)
-
-    def needed(self, key: str, read: Callable[[Section], T]) -> T:
-        """`read` of the value under `key`; an error where it is absent."""
-        found = self.child(key, required=True)
-        assert found is not None
-        return read(found)
+    def _inside(self, node: yaml.Node, place: str) -> Section:
+        path = f"{self.path}{place}" if self.path else place.lstrip(".")
+        return Section(node, path, self.file, self.folder, self)
 
     def items(self, *, limit: int) -> list[Section]:
         """The elements of this list, at most `limit`."""
@@ -96,9 +82,7 @@ class Section:
             raise self.error("must be a list")
         if len(self.node.value) > limit:
             raise self.error(f"has {len(self.node.value)} elements; the limit is {limit}")
-        return [
-            Section(node, f"{self.path}[{i}]", self.file) for i, node in enumerate(self.node.value)
-        ]
+        return [self._inside(node, f"[{i}]") for i, node in enumerate(self.node.value)]
 
     def done(self) -> None:
         """Every key has been read by now: an unknown one is an error with a suggestion."""
@@ -107,70 +91,15 @@ class Section:
                 near = difflib.get_close_matches(key, self._taken, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 known = ", ".join(sorted(self._taken))
-                place = Section(node, f"{self.path}.{key}".lstrip("."), self.file)
+                place = self._inside(node, f".{key}")
                 raise place.error(f"unknown key{hint} (known here: {known})")
 
 
-def _scalar(section: Section, what: str) -> str:
-    if not isinstance(section.node, yaml.ScalarNode):
-        raise section.error(f"must be {what}")
-    value = section.node.value
-    if not value or len(value) > TEXT_MAX:
-        raise section.error(f"must be {what} of 1 to {TEXT_MAX} characters")
-    return str(value)
+def read_file(file: Path, folder: Path | None = None) -> Section:
+    """The root of a YAML file of at most 1 MiB; its paths begin at `folder`, or beside the file.
 
-
-def text(section: Section) -> str:
-    """A string."""
-    return _scalar(section, "a string")
-
-
-def one_of(names: Sequence[str]) -> Callable[[Section], str]:
-    """A reader for one of `names`."""
-
-    def read(section: Section) -> str:
-        value = text(section)
-        if value not in names:
-            raise section.error(f"{value!r} is not one of {', '.join(names)}")
-        return value
-
-    return read
-
-
-def number(low: float, high: float) -> Callable[[Section], float]:
-    """A reader for a number from `low` to `high`."""
-
-    def read(section: Section) -> float:
-        value = _scalar(section, "a number")
-        try:
-            parsed = float(value)
-        except ValueError as exc:
-            raise section.error(f"{value!r} is not a number") from exc
-        if not (math.isfinite(parsed) and low <= parsed <= high):
-            raise section.error(f"{value} is out of range; the limits are {low:g} to {high:g}")
-        return parsed
-
-    return read
-
-
-def integer(low: int, high: int) -> Callable[[Section], int]:
-    """A reader for an integer from `low` to `high`."""
-
-    def read(section: Section) -> int:
-        value = _scalar(section, "an integer")
-        try:
-            parsed = int(value)
-        except ValueError as exc:
-            raise section.error(f"{value!r} is not an integer") from exc
-        if not low <= parsed <= high:
-            raise section.error(f"{value} is out of range; the limits are {low} to {high}")
-        return parsed
-
-    return read
-
-
-def read_file(file: Path) -> Section:
-    """The root of a YAML file of at most 1 MiB. Errors: SpecError."""
+    Errors: SpecError.
+    """
     try:
         if file.stat().st_size > FILE_BYTES_MAX:
             raise SpecError(f"{file}: larger than {FILE_BYTES_MAX} bytes")
@@ -187,4 +116,4 @@ def read_file(file: Path) -> Section:
         raise SpecError(f"{file}: not YAML that can be read: {exc}") from exc
     if root is None:
         raise SpecError(f"{file}:1: file is empty")
-    return Section(root, "", file)
+    return Section(root, "", file, file.parent if folder is None else folder)
