@@ -17,6 +17,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCK := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 RUNTIME := $(VENV)/.installed-runtime-$(LOCK)
 DEV := $(VENV)/.installed-dev-$(LOCK)
+CHECKOV_LOCK := tests/helm/checkov.txt
+CHECKOV := $(VENV)/checkov/.installed-$(shell sha256sum $(CHECKOV_LOCK) | cut -c1-16)
 TORCH_PIN := $(shell sed -n '/^torch==/p' constraints.txt)
 GENERATED := proa/api/v1
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
@@ -29,10 +31,10 @@ help: ## list the commands
 demo: $(RUNTIME) ## install, train, serve, break things, and report into out/demo (ARGS=--quick: one minute)
 	$(BIN)/proa demo serving $(ARGS)
 
-test: $(DEV) ## run the tests (under 10 minutes on two cores)
+test: $(DEV) $(CHECKOV) ## run the tests (under 10 minutes on two cores)
 	$(BIN)/python -m pytest -m "not long" $(ARGS)
 
-test-long: $(DEV) ## run the minutes-long campaigns too
+test-long: $(DEV) $(CHECKOV) ## run the minutes-long campaigns too
 	$(BIN)/python -m pytest --timeout=3600 $(ARGS)
 
 check: $(DEV) ## formatting, lint, types, import layers, generated code: what CI runs
@@ -51,7 +53,7 @@ proto: $(DEV) ## generate services/proa/api/v1 from protos/
 docs: $(DEV) ## rewrite the tables of docs/operations.md from the code
 	$(BIN)/python tests/style/write_tables.py
 
-install: $(DEV) ## install everything for development into .venv
+install: $(DEV) $(CHECKOV) ## install everything for development into .venv
 
 results-demo: $(RUNTIME) ## measure the demo; numbers and picture into docs/results and README.md
 	$(BIN)/proa demo serving
@@ -81,6 +83,13 @@ $(RUNTIME):
 $(DEV):
 	$(call install,dev)
 	touch $@ $(RUNTIME)
+
+# checkov wants older packages than ours: it lives in a virtual environment of its own.
+$(CHECKOV): | $(DEV)
+	rm -rf $(VENV)/checkov
+	$(BIN)/python -m venv $(VENV)/checkov
+	$(VENV)/checkov/bin/python -m pip --disable-pip-version-check install --requirement $(CHECKOV_LOCK)
+	touch $@
 
 comma := ,
 
