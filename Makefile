@@ -11,6 +11,12 @@ TORCH_INDEX ?=
 # Passed on to the demo or to pytest: make demo ARGS=--quick; make test ARGS="-k codes"
 ARGS ?=
 
+# Where images belong; their tag (default: the version); Triton's own image, to build the GPU
+# worker too.
+REGISTRY ?=
+TAG ?=
+TRITON_IMAGE ?=
+
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -23,7 +29,8 @@ TORCH_PIN := $(shell sed -n '/^torch==/p' constraints.txt)
 GENERATED := proa/api/v1
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 
-.PHONY: help demo test test-long check proto docs install results-demo results-overhead clean
+.PHONY: help demo test test-long e2e check proto docs install images push results-demo \
+  results-overhead clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -32,10 +39,13 @@ demo: $(RUNTIME) ## install, train, serve, break things, and report into out/dem
 	$(BIN)/proa demo serving $(ARGS)
 
 test: $(DEV) $(CHECKOV) ## run the tests (under 10 minutes on two cores)
-	$(BIN)/python -m pytest -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -m "not long and not cluster" $(ARGS)
 
 test-long: $(DEV) $(CHECKOV) ## run the minutes-long campaigns too
-	$(BIN)/python -m pytest --timeout=3600 $(ARGS)
+	$(BIN)/python -m pytest -m "not cluster" --timeout=3600 $(ARGS)
+
+e2e: $(DEV) ## test a release on your cluster: KUBECONFIG, images (docs/e2e.md)
+	$(BIN)/python -m pytest -m cluster --timeout=3600 tests/cluster $(ARGS)
 
 check: $(DEV) ## formatting, lint, types, import layers, generated code: what CI runs
 	$(BIN)/ruff format --check .
@@ -50,10 +60,19 @@ check: $(DEV) ## formatting, lint, types, import layers, generated code: what CI
 proto: $(DEV) ## generate services/proa/api/v1 from protos/
 	$(call generate,services)
 
-docs: $(DEV) ## rewrite the tables of docs/operations.md from the code
+docs: $(DEV) ## rewrite what is made from the code: docs/operations.md, the chart's schema and README
 	$(BIN)/python tests/style/write_tables.py
+	$(BIN)/python helm/generate.py
 
 install: $(DEV) $(CHECKOV) ## install everything for development into .venv
+
+images: ## build the container images (REGISTRY=..., TORCH_INDEX=..., TRITON_IMAGE=...)
+	$(call bake,--load)
+
+push: ## build the images and push them: make push REGISTRY=registry.example/team
+	@[ -n "$(REGISTRY)" ] || \
+	  { echo "name your registry: make push REGISTRY=registry.example/team"; exit 2; }
+	$(call bake,--push)
 
 results-demo: $(RUNTIME) ## measure the demo; numbers and picture into docs/results and README.md
 	$(BIN)/proa demo serving
@@ -74,6 +93,10 @@ clean: ## delete what builds, tests and demos left; .venv stays
 # $(1): the folder that gets proa/api/v1/*_pb2*.py
 generate = $(BIN)/python -m grpc_tools.protoc --proto_path=protos \
 	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) protos/$(GENERATED)/*.proto
+
+# $(1): what becomes of the images. Settings that are empty are left to the bake file's defaults.
+bake = $(foreach v,REGISTRY TAG TORCH_INDEX TRITON_IMAGE,$(if $($v),$v='$($v)')) \
+	docker buildx bake --file docker/docker-bake.hcl $(1) $(if $(TRITON_IMAGE),all,default)
 
 # The stamps carry a hash of what they installed, so nothing is installed twice.
 $(RUNTIME):
