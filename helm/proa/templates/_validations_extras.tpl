@@ -1,0 +1,48 @@
+{{/* Rules across the values of locks and scaling. Each names the value and what to do. */}}
+
+{{- define "proa.validateExtras" -}}
+{{- include "proa.validateTls" . -}}
+{{- include "proa.validateScaling" . -}}
+{{- end -}}
+
+{{/* The certificates that cert-manager is to issue: roles, separated by blanks */}}
+{{- define "proa.issuedRoles" -}}
+{{- $roles := list -}}
+{{- range $role := list "frontend" "encoder" "decoder" "worker" "client" -}}
+{{- if not (index $.Values.tls.existingSecrets $role) -}}
+{{- $roles = append $roles $role -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.tls.enabled -}}{{- join " " $roles -}}{{- end -}}
+{{- end -}}
+
+{{- define "proa.validateTls" -}}
+{{- with include "proa.issuedRoles" . -}}
+{{- if not $.Values.tls.certManager.enabled -}}
+{{- fail (printf "tls.existingSecrets: no secret is named for %s, and tls.certManager.enabled is false: name them, or let cert-manager issue them" .) -}}
+{{- end -}}
+{{- if not (include "proa.hasApi" (dict "root" $ "api" "cert-manager.io/v1")) -}}
+{{- fail "tls.certManager.enabled: the cluster has no API cert-manager.io/v1: install cert-manager, or name all of tls.existingSecrets. For a render without a cluster: --set 'apiVersions={cert-manager.io/v1}'" -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.tls.clientAuth (not .Values.tls.enabled) -}}
+{{- fail "tls.clientAuth: asks for certificates, which needs tls.enabled" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "proa.validateScaling" -}}
+{{- $scaling := .Values.autoscaling.workers -}}
+{{- if $scaling.enabled -}}
+{{- if gt ($scaling.minReplicas | int) ($scaling.maxReplicas | int) -}}
+{{- fail (printf "autoscaling.workers.minReplicas: %d is above maxReplicas, %d" ($scaling.minReplicas | int) ($scaling.maxReplicas | int)) -}}
+{{- end -}}
+{{- if eq $scaling.kind "keda" -}}
+{{- if not $scaling.prometheusAddress -}}
+{{- fail "autoscaling.workers.prometheusAddress: empty; kind keda asks Prometheus there for proa_queue_depth" -}}
+{{- end -}}
+{{- if not (include "proa.hasApi" (dict "root" . "api" "keda.sh/v1alpha1")) -}}
+{{- fail "autoscaling.workers.kind: keda, and the cluster has no API keda.sh/v1alpha1: install KEDA, or take hpa. For a render without a cluster: --set 'apiVersions={keda.sh/v1alpha1}'" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
