@@ -8,41 +8,20 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 
-from fakes.worlds import World, random_config, random_world
+from fakes.books import Seen
+from fakes.worlds import World, random_config, random_lives, random_query, random_world
 from proa.dispatch import Engine
 from proa.dispatch import actions as ac
 from proa.dispatch import events as ev
 from proa.dispatch.events import DEPLOYED, PARITY, ErrorKind
+from proa.dispatch.timers import Tick
 
 HEDGE_BURST = 5.0
 # A computation takes 18 to 22 ms. The picker forgets with a time constant of 0.5 s.
 SLOW_S, WAITED_S, FORGOTTEN_S = 0.022, 0.015, 4.0
-
-
-@dataclass
-class Seen:
-    """The oracle's books."""
-
-    settled: Counter[int] = field(default_factory=Counter)
-    released: set[int] = field(default_factory=set)
-    queued: set[int] = field(default_factory=set)
-    answered_ok: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
-    first_worker: dict[int, ev.WorkerJoined] = field(default_factory=dict)
-    outstanding: dict[int, tuple[str, ac.Send | ac.SendParity]] = field(default_factory=dict)
-    rows_ok: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
-    row_domains: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
-    members: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    decodes: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
-    sends: Counter[int] = field(default_factory=Counter)
-    tried: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
-    by_source: Counter[str] = field(default_factory=Counter)
-    sent_at: dict[int, float] = field(default_factory=dict)
-    first_sent_at: dict[int, float] = field(default_factory=dict)
-    slow_at: dict[str, float] = field(default_factory=dict)
 
 
 class Schedule:
@@ -58,17 +37,20 @@ class Schedule:
         sabotage: Callable[[Engine], None] | None = None,
     ) -> None:
         self.rng = random.Random(seed)
+        self._moves = random.Random(~seed)
         self.world = world or random_world(self.rng)
         self.config = random_config(self.rng)
         self.engine = Engine(self.config)
         if sabotage is not None:
             sabotage(self.engine)
         self.now = 0.0
+        self.event: ev.Event | None = None
         self._heap: list[tuple[float, int, ev.Event]] = []
         self._sequence = 0
         self.seen = Seen()
         self.queries: dict[int, ev.QueryArrived] = {}
         self.cancelled: set[int] = set()
+        self._query_of: dict[int, int] = {}
         self.workers: dict[str, ev.WorkerJoined] = {}
         self._plan(queries)
 
@@ -78,30 +60,17 @@ class Schedule:
 
     def _plan(self, queries: int) -> None:
         rng = self.rng
-        for i in range(rng.randint(1, 9)):
-            domain = f"d{rng.randint(0, 5)}" if rng.random() < 0.2 else f"d{i}"
-            roles = frozenset((DEPLOYED, PARITY))
-            if self.config.pool == "dedicated" and i:
-                roles = frozenset((PARITY,)) if i % 3 == 0 else frozenset((DEPLOYED,))
-            package = "new" if rng.random() < 0.1 else "p"
-            joined = ev.WorkerJoined(f"w{i}", domain, package, roles)
-            self._at(0.0 if rng.random() < 0.8 else rng.random() * 0.2, joined)
-            if rng.random() < self.world.churn:
-                kind = rng.choice([ev.WorkerLeft, ev.WorkerSuspected])
-                self._at(rng.random() * 0.5, kind(joined.worker))
-                self._at(0.1 + rng.random() * 0.5, joined)
+        for at, event in random_lives(rng, self._moves, self.config, self.world):
+            self._at(at, event)
+        if rng.random() < self.world.frontends:
+            for _ in range(2):
+                count = rng.randint(1, 5)
+                changed = ev.FrontendsChanged(count, rng.randrange(count))
+                self._at(rng.random() * 0.2, changed)
         at = 0.0
         for query in range(queries):
             at += rng.expovariate(1 / self.world.between_s)
-            arrived = ev.QueryArrived(
-                query=query,
-                key=("m", rng.choice("aab")),
-                deadline=at + rng.choice([0.001, 0.2, 0.5, 1.0]),
-                size=rng.choice([10, 100]),
-                exact=rng.random() < self.world.exact,
-                policy=rng.choice(["none", "hedge", "parity"]) if rng.random() < 0.1 else None,
-                codable=rng.random() < 0.95,
-            )
+            arrived = random_query(rng, query, at, self.world)
             self.queries[query] = arrived
             self._at(at, arrived)
             if rng.random() < self.world.cancelled:
@@ -113,10 +82,12 @@ class Schedule:
         """Play everything; check the final state."""
         while self._heap:
             self.now, _, event = heapq.heappop(self._heap)
+            self.event = event
             self._note(event)
             for action in self.engine.handle(event, self.now):
                 self._check(action)
                 self._perform(action)
+            self._check_answered(event)
             self._check_limits()
         self._check_end()
         return self.seen
@@ -131,30 +102,47 @@ class Schedule:
                 ):
                     self.cancelled.add(query)
                     self.seen.queued.discard(query)
-            case ev.WorkerJoined(worker=worker):
-                self._gone(worker)
-                self.workers[worker] = event
-            case ev.WorkerLeft(worker) | ev.WorkerSuspected(worker):
-                self._gone(worker)
+            case ev.FrontendsChanged(count):
+                self.seen.frontends = count
             case ev.Answered(attempt, ok) | ev.ParityAnswered(attempt, ok):
                 self._note_answer(attempt, ok, event)
+            case _:
+                self._note_worker(event)
+
+    def _note_worker(self, event: ev.Event) -> None:
+        match event:
+            case ev.WorkerJoined(worker=worker):
+                if worker not in self.seen.draining or self.workers[worker] != event:
+                    self._gone(worker)
+                self.seen.draining.discard(worker)
+                self.workers[worker] = event
+            case ev.WorkerDraining(worker):
+                if worker in self.workers:
+                    self.seen.draining.add(worker)
+            case ev.WorkerMoved(worker, domain):
+                if worker in self.workers:
+                    self.workers[worker] = replace(self.workers[worker], domain=domain)
+            case ev.WorkerLeft(worker) | ev.WorkerSuspected(worker):
+                self._gone(worker)
 
     def _note_answer(self, attempt: int, ok: bool, event: ev.Event) -> None:
         entry = self.seen.outstanding.pop(attempt, None)
         if entry is None:
             return
         worker, sent = entry
+        self.seen.answered_while_draining += worker in self.seen.draining
         if not ok or self.now - self.seen.sent_at[attempt] > SLOW_S:
             self.seen.slow_at[worker] = self.now
         if ok and isinstance(sent, ac.Send):
             self.seen.answered_ok[sent.query].add(self.workers[worker].package)
         elif ok:
             self.seen.rows_ok[sent.group].add(sent.row)
-        elif event.error_kind is ErrorKind.UNAVAILABLE:
+        elif event.error_kind is ErrorKind.UNAVAILABLE and worker not in self.seen.draining:
             self._gone(worker)
 
     def _gone(self, worker: str) -> None:
         self.workers.pop(worker, None)
+        self.seen.draining.discard(worker)
         for attempt, (where, _) in list(self.seen.outstanding.items()):
             if where == worker:
                 del self.seen.outstanding[attempt]
@@ -197,7 +185,7 @@ class Schedule:
         ok = rng.random() >= world.failed
         kind = None if ok else rng.choice(list(ErrorKind))
         event: ev.Event = (
-            ev.Answered(attempt, ok, kind, "no")
+            ev.Answered(attempt, ok, kind, "no", load=rng.choice([0.0, 0.0, 0.3, 1.0]))
             if isinstance(action, ac.Send)
             else ev.ParityAnswered(attempt, ok, kind)
         )
@@ -207,12 +195,16 @@ class Schedule:
 
     # --- the oracle
 
-    def _running(self, worker: str) -> int:
-        return sum(1 for where, _ in self.seen.outstanding.values() if where == worker)
+    def _serving(self) -> list[ev.WorkerJoined]:
+        """The workers that may be sent queries."""
+        found = [w for w in self.workers.values() if DEPLOYED in w.roles]
+        return [w for w in found if w.worker not in self.seen.draining]
 
-    def _idle(self) -> int:
-        workers = [w for w, joined in self.workers.items() if DEPLOYED in joined.roles]
-        return sum(1 for w in workers if self._running(w) == 0)
+    def _is_drill(self, query: int) -> bool:
+        """Whether the exact answer to `query` may be held back."""
+        arrived = self.queries[query]
+        able = self.config.parity_possible and self.config.mode == "enforce"
+        return arrived.reconstruct and arrived.codable and not arrived.exact and able
 
     def _check(self, action: ac.Action) -> None:
         match action:
@@ -238,8 +230,25 @@ class Schedule:
 
     def _note_cancel(self, attempt: int) -> None:
         worker, sent = self.seen.outstanding.pop(attempt, ("", None))
-        if isinstance(sent, ac.SendParity):
+        if sent is not None and worker in self.seen.draining:
+            overdue = self.event == ev.TimerFired(Tick())
+            assert overdue or self._is_lost_race(sent), "draining lost what ran there"
+        if sent is not None and not self._is_lost_race(sent):
             self.seen.slow_at[worker] = self.now  # it was stuck, and gave way
+
+    def _is_lost_race(self, sent: ac.Send | ac.SendParity) -> bool:
+        return isinstance(sent, ac.Send) and (
+            self.seen.settled[sent.query] > 0 or sent.query in self.cancelled
+        )
+
+    def _check_answered(self, event: ev.Event) -> None:
+        """What has been computed is passed on at once, except in a drill."""
+        if not isinstance(event, ev.Answered) or event.attempt not in self.seen.sent_at:
+            return
+        query = self._query_of.get(event.attempt)
+        if query is None or not self.seen.answered_ok[query] or query in self.cancelled:
+            return
+        assert self.seen.settled[query] or self._is_drill(query), "an answer was lost"
 
     def _check_decode(self, action: ac.Decode) -> None:
         rows = self.seen.rows_ok[action.group]
@@ -253,8 +262,8 @@ class Schedule:
         seen, query = self.seen, self.queries[action.query]
         joined = self.workers.get(action.worker)
         assert joined is not None, "sent to a worker that is not there"
-        assert DEPLOYED in joined.roles
-        assert self._running(action.worker) < self.config.inflight_max
+        assert joined in self._serving(), "sent to a worker that is draining"
+        assert seen.running(action.worker) < self.config.inflight_max
         assert not seen.settled[query.query], "sent after the answer"
         assert query.query not in self.cancelled
         assert query.query not in seen.released
@@ -276,10 +285,11 @@ class Schedule:
         seen.tried[query.query].add(joined.domain)
         seen.outstanding[action.attempt] = (action.worker, action)
         seen.sent_at[action.attempt] = self.now
+        self._query_of[action.attempt] = query.query
 
     def _check_elsewhere(self, action: ac.Send) -> None:
         tried = self.seen.tried[action.query]
-        others = {w.domain for w in self.workers.values() if DEPLOYED in w.roles} - tried
+        others = {w.domain for w in self._serving()} - tried
         assert not others or self.workers[action.worker].domain not in tried, "no retry elsewhere"
 
     def _domains_of(self, query: int) -> set[str]:
@@ -289,11 +299,16 @@ class Schedule:
             if isinstance(sent, ac.Send) and sent.query == query and worker in self.workers
         }
 
-    def _check_spare(self, worker: str, *, urgent: bool) -> None:
-        assert self._running(worker) == 0, "redundant work on a busy worker"
+    def _check_spare(self, worker: str, *, urgent: bool, frontends: int | None = None) -> None:
+        seen, serving = self.seen, self._serving()
+        assert seen.running(worker) == 0, "redundant work on a busy worker"
         reserve = 0 if urgent else self.config.idle_reserve
-        assert self._idle() > reserve, "redundant work ate the reserve"
-        assert not self.seen.queued, "redundant work while queries wait"
+        idle = sum(1 for w in serving if seen.running(w.worker) == 0)
+        assert idle > reserve, "redundant work ate the reserve"
+        assert not seen.queued, "redundant work while queries wait"
+        part = -(-(len(serving) - reserve) // (frontends or seen.frontends))
+        running = seen.redundant(copies_only=self.config.pool != "shared")
+        assert running < part, "redundant work took the room of other frontends"
 
     def _in_danger(self, members: tuple[int, ...]) -> bool:
         """Whether a member without an answer has waited long, or is on a worker that was slow or
@@ -313,9 +328,12 @@ class Schedule:
         seen = self.seen
         joined = self.workers[action.worker]
         assert PARITY in joined.roles
-        assert self._running(action.worker) == 0
+        assert action.worker not in seen.draining, "sent to a worker that is draining"
+        assert seen.running(action.worker) == 0
         if self.config.pool == "shared":
-            self._check_spare(action.worker, urgent=self._in_danger(action.members))
+            drill = any(self._is_drill(q) for q in action.members)
+            urgent = drill or self._in_danger(action.members)
+            self._check_spare(action.worker, urgent=urgent, frontends=1 if drill else None)
         assert len(action.members) == len(set(action.members)) == self.config.k
         assert len({self.queries[q].key for q in action.members}) == 1, "mixed tenants"
         for query in action.members:
@@ -339,7 +357,10 @@ class Schedule:
         assert self.seen.settled[query] == 1, "two replies"
         assert query not in self.cancelled, "a reply to a cancelled query"
         if isinstance(action, ac.Fail):
+            assert not self.seen.answered_ok[query], "an error in place of an answer"
             return
+        if self._is_drill(query):
+            self.seen.drills[action.source.value] += 1
         if action.source is ac.Source.RECONSTRUCTED:
             assert self.config.mode == "enforce"
             assert not self.queries[query].exact

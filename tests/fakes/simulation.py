@@ -1,7 +1,8 @@
 """A discrete-event shell around the real engine: seeded, in virtual time, without any tensors.
 
 It repeats the world of the policy study: Poisson arrivals, workers that compute one thing at a
-time, and pairs of random workers that are slow for a while.
+time, and pairs of random workers that are slow for a while. Several frontends, each with an engine
+of its own, may share the workers; they meet there and nowhere else.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import heapq
 import random
 from collections import Counter, deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from proa.dispatch import Engine, EngineConfig
 from proa.dispatch import actions as ac
 from proa.dispatch import events as ev
 from proa.dispatch.events import DEPLOYED, PARITY
+from proa.frontend.load import LoadMeter, Report
 
 WARM_UP = 0.1
 
@@ -35,6 +38,55 @@ class Conditions:
     episode_s: float = 0.6
     decode_s: float = 0.0002
     deadline_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Frontends:
+    """How many share the workers; whether they divide the room for redundant work, and whether
+    workers report their load (with answers to queries, not with parity rows)."""
+
+    count: int = 1
+    divided: bool = True
+    reports: bool = True
+
+
+@dataclass
+class Device:
+    """A worker: what it computes, then what waits there, and its books since it started."""
+
+    waiting: deque[tuple[Frontend, ac.Send | ac.SendParity]] = field(default_factory=deque)
+    finished: int = 0
+    busy_s: float = 0.0
+
+
+@dataclass(eq=False)
+class Frontend:
+    """One engine, and what it makes of the reports: a meter for each worker."""
+
+    engine: Engine
+    meters: dict[str, LoadMeter] = field(default_factory=dict)
+    own: dict[int, AbstractContextManager[None]] = field(default_factory=dict)
+    sent_at: dict[int, float] = field(default_factory=dict)
+
+    def begin(self, attempt: int, worker: str, now: float) -> None:
+        """An attempt is sent."""
+        meter = self.meters.setdefault(worker, LoadMeter())
+        self.own[attempt] = meter.own()
+        self.own[attempt].__enter__()
+        self.sent_at[attempt] = now
+
+    def end(self, attempt: int) -> None:
+        """It was answered or cancelled."""
+        if attempt in self.own:
+            self.own.pop(attempt).__exit__(None, None, None)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A computation ends."""
+
+    worker: str
+    took_s: float
 
 
 @dataclass
@@ -60,28 +112,38 @@ class Outcome:
 class Simulation:
     """One run of one configuration. `run()` plays all of it."""
 
-    def __init__(self, config: EngineConfig, world: Conditions, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        world: Conditions,
+        *,
+        seed: int = 0,
+        frontends: Frontends | None = None,
+    ) -> None:
         self.config = config
         self.world = world
-        self.engine = Engine(config)
+        self.shared = frontends or Frontends()
+        self.frontends = [Frontend(Engine(config)) for _ in range(self.shared.count)]
         self.outcome = Outcome()
         self.now = 0.0
         # Streams of their own: every policy sees the same arrivals and the same slow workers.
         self._service = random.Random(f"service {seed}")
-        self._heap: list[tuple[float, int, object]] = []
+        self._heap: list[tuple[float, int, Frontend | None, object]] = []
         self._sequence = 0
         self._arrived_s: dict[int, float] = {}
-        self._waiting: dict[str, deque[ac.Send | ac.SendParity]] = {}
+        self._devices: dict[str, Device] = {}
         self._slow = list(self._episodes(random.Random(f"slow {seed}")))
         self._slow_at = 0
         self._slow_now: Counter[str] = Counter()
         self._join()
         arrivals = random.Random(f"arrivals {seed}")
+        doors = random.Random(f"doors {seed}")
         at = 0.0
         for query in range(world.queries):
             at += arrivals.expovariate(world.rate_hz)
             self._arrived_s[query] = at
-            self._at(at, ev.QueryArrived(query, "m", at + world.deadline_s, size=1))
+            door = doors.choice(self.frontends)
+            self._at(at, door, ev.QueryArrived(query, "m", at + world.deadline_s, size=1))
 
     def _join(self) -> None:
         dedicated = self.world.workers // 3 if self.config.pool == "dedicated" else 0
@@ -89,8 +151,12 @@ class Simulation:
             roles = {DEPLOYED, PARITY}
             if self.config.pool == "dedicated":
                 roles = {PARITY} if i < dedicated else {DEPLOYED}
-            self._waiting[f"w{i}"] = deque()
-            self._at(0.0, ev.WorkerJoined(f"w{i}", f"d{i}", "p", frozenset(roles)))
+            self._devices[f"w{i}"] = Device()
+            for one in self.frontends:
+                self._at(0.0, one, ev.WorkerJoined(f"w{i}", f"d{i}", "p", frozenset(roles)))
+        for index, one in enumerate(self.frontends):
+            if self.shared.divided:
+                self._at(0.0, one, ev.FrontendsChanged(self.shared.count, index))
 
     def _episodes(self, rng: random.Random) -> Iterator[tuple[float, str, int]]:
         """(time, worker, +1 slow or -1 well again), in order of time."""
@@ -105,69 +171,82 @@ class Simulation:
                 at = until
         yield from sorted(found)
 
-    def _at(self, at: float, event: object) -> None:
+    def _at(self, at: float, frontend: Frontend | None, event: object) -> None:
         self._sequence += 1
-        heapq.heappush(self._heap, (at, self._sequence, event))
+        heapq.heappush(self._heap, (at, self._sequence, frontend, event))
 
     def run(self) -> Outcome:
         """Play until nothing is left to happen."""
         while self._heap:
-            self.now, _, event = heapq.heappop(self._heap)
-            if isinstance(event, ev.Answered | ev.ParityAnswered):
-                self._computed(event)
-            for action in self.engine.handle(event, self.now):
-                self._perform(action)
-            self.outcome.queue_max = max(self.outcome.queue_max, self.engine.queue_depth)
+            self.now, _, frontend, event = heapq.heappop(self._heap)
+            if isinstance(event, Finished):
+                frontend, event = self._finished(event)
+            assert frontend is not None
+            for action in frontend.engine.handle(event, self.now):
+                self._perform(frontend, action)
+            depth = sum(one.engine.queue_depth for one in self.frontends)
+            self.outcome.queue_max = max(self.outcome.queue_max, depth)
         return self.outcome
 
-    def _perform(self, action: ac.Action) -> None:
+    def _perform(self, frontend: Frontend, action: ac.Action) -> None:
         match action:
             case ac.Send() | ac.SendParity():
-                self._receive(action)
+                self._receive(frontend, action)
             case ac.SetTimer(timer, at):
-                self._at(at, ev.TimerFired(timer))
+                self._at(at, frontend, ev.TimerFired(timer))
             case ac.Decode(group, members, missing):
                 decoded = ev.Decoded(group, tuple(members[i] for i in missing))
-                self._at(self.now + self.world.decode_s, decoded)
+                self._at(self.now + self.world.decode_s, frontend, decoded)
             case ac.Assess(group):
-                self._at(self.now + self.world.decode_s, ev.Assessed(group, 1.0))
+                self._at(self.now + self.world.decode_s, frontend, ev.Assessed(group, 1.0))
             case ac.Reply(query, source):
                 self.outcome.latencies_s.append(self.now - self._arrived_s[query])
                 self.outcome.sources[source.value] += 1
             case ac.Fail():
                 self.outcome.failed += 1
             case ac.Cancel(attempt):
-                self._withdraw(attempt)
+                self._withdraw(frontend, attempt)
 
-    def _receive(self, action: ac.Send | ac.SendParity) -> None:
-        queue = self._waiting[action.worker]
-        queue.append(action)
-        if len(queue) == 1:
-            self._compute(action)
+    def _receive(self, frontend: Frontend, action: ac.Send | ac.SendParity) -> None:
+        frontend.begin(action.attempt, action.worker, self.now)
+        waiting = self._devices[action.worker].waiting
+        waiting.append((frontend, action))
+        if len(waiting) == 1:
+            self._compute(action.worker)
 
-    def _withdraw(self, attempt: int) -> None:
+    def _withdraw(self, frontend: Frontend, attempt: int) -> None:
         """What waits at a worker can be cancelled; what it computes cannot."""
-        for queue in self._waiting.values():
-            for waiting in [w for w in list(queue)[1:] if w.attempt == attempt]:
-                queue.remove(waiting)
+        frontend.end(attempt)
+        for device in self._devices.values():
+            for one in list(device.waiting)[1:]:
+                if one[0] is frontend and one[1].attempt == attempt:
+                    device.waiting.remove(one)
 
-    def _compute(self, action: ac.Send | ac.SendParity) -> None:
+    def _compute(self, worker: str) -> None:
         self.outcome.computed += 1
-        took = self.world.service_s * max(0.1, self._service.gauss(1.0, self.world.jitter))
-        extra = self._service.expovariate(1 / self.world.extra_s)
-        if self._is_slow(action.worker):
-            took += extra
-        answer = ev.Answered if isinstance(action, ac.Send) else ev.ParityAnswered
-        self._at(self.now + took, answer(action.attempt, ok=True))
+        took_s = self.world.service_s * max(0.1, self._service.gauss(1.0, self.world.jitter))
+        extra_s = self._service.expovariate(1 / self.world.extra_s)
+        if self._is_slow(worker):
+            took_s += extra_s
+        self._at(self.now + took_s, None, Finished(worker, took_s))
 
-    def _computed(self, event: ev.Answered | ev.ParityAnswered) -> None:
-        """The worker is free; it begins what waits there."""
-        for queue in self._waiting.values():
-            if queue and queue[0].attempt == event.attempt:
-                queue.popleft()
-                if queue:
-                    self._compute(queue[0])
-                return
+    def _finished(self, event: Finished) -> tuple[Frontend, ev.Event]:
+        """The worker is free and begins what waits there; the answer to what it has finished."""
+        device = self._devices[event.worker]
+        device.finished += 1
+        device.busy_s += event.took_s
+        frontend, action = device.waiting.popleft()
+        if device.waiting:
+            self._compute(event.worker)
+        meter = frontend.meters[event.worker]
+        is_query = isinstance(action, ac.Send)
+        if is_query and self.shared.reports and action.attempt in frontend.own:
+            report = Report(device.finished, int(device.busy_s * 1e6), self.now)
+            meter.take(report, frontend.sent_at[action.attempt])
+        frontend.end(action.attempt)
+        if is_query:
+            return frontend, ev.Answered(action.attempt, ok=True, load=meter.share)
+        return frontend, ev.ParityAnswered(action.attempt, ok=True)
 
     def _is_slow(self, worker: str) -> bool:
         while self._slow_at < len(self._slow) and self._slow[self._slow_at][0] <= self.now:

@@ -12,6 +12,7 @@ time, and one that has begun is not stopped by a cancellation.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -25,12 +26,14 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from proa import rpc, wire
 from proa.errors import InvalidRequest, ProaError, UnknownModel
 from proa.rpc import Context, servicer_errors
+from proa.runtime.server import listen
 
 Floats = NDArray[np.float32]
 
 IMAGE = (1, 8, 8)
 CLASSES = 10
 MAX_BATCH = 8
+LOAD = "proa.load"
 MESSAGE_BYTES_MAX = 64 << 20
 WEIGHTS: Floats = np.random.default_rng(7).normal(size=(CLASSES, 64)).astype(np.float32)
 
@@ -61,9 +64,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     Knobs: `service_s` every computation holds the worker that long; `delay_s` every answer comes
     that much later, without holding it; `pause()` / `resume()` computations block (half-alive:
     everything else answers); `fail_next(n, status)`; `change` alters the outputs before they are
-    sent (wrong shapes, NaN); `ready` what the ready calls say; `package`, `programs` what the model
-    configuration says.
-    Counters: `calls` by program, `computed` by program, `cancelled`, `failed`; `seen`: requests.
+    sent (wrong shapes, NaN); `ready` what the ready calls say; `package`, `programs`, `code` what
+    the model configuration says; `reports_load`: whether there is an output `proa.load`.
+    Counters: `calls` by program, `computed` by program, `busy_s`, `cancelled`, `failed`; `seen`:
+    requests.
     """
 
     def __init__(
@@ -72,14 +76,21 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         model: str = "digits",
         programs: Sequence[str] = ("deployed", "parity.0"),
         package: str = "fa4e",
+        code: str = "sum:2:1",
         service_s: float = 0.0,
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         self.model = model
+        self._credentials = credentials
         self.programs = tuple(programs)
         self.package = package
+        self.code = code
+        self.reports_load = True
+        self.busy_s = 0.0
         self.service_s = service_s
         self.delay_s = 0.0
         self.ready = True
+        self.max_batch = MAX_BATCH
         self.change: Callable[[Floats], NDArray[Any]] | None = None
         self.calls: Counter[str] = Counter()
         self.computed: Counter[str] = Counter()
@@ -105,7 +116,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         """Listen: on any port the first time, then on the same one."""
         self._server = grpc.aio.server(options=rpc.server_options(MESSAGE_BYTES_MAX))
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(self.address)
+        self.port = listen(self._server, "127.0.0.1", self.port, self._credentials)
         await self._server.start()
 
     async def stop(self) -> None:
@@ -167,8 +178,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         await asyncio.sleep(self.delay_s)
         if self.change is not None:
             answer = self.change(np.array(answer))
-        wanted = [output.name for output in request.outputs] or [f"{prefix}logits"]
+        wanted = [output.name for output in request.outputs] or [f"{prefix}logits", LOAD]
         tensors = {name: answer for name in wanted if name == f"{prefix}logits"}
+        if LOAD in wanted and self.reports_load:
+            done = np.array([self.computed.total(), self.busy_s * 1e6], np.int64)
+            tensors[LOAD] = np.tile(done, (len(image), 1))
         return wire.write_response(self.model, "1", request.id, tensors, {})
 
     async def _compute(self, program: str, image: Floats) -> Floats:
@@ -180,10 +194,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         return await asyncio.shield(task)
 
     async def _hold(self, program: str, image: Floats) -> Floats:
+        started = time.monotonic()
         try:
             await self._running.wait()
             await asyncio.sleep(self.service_s)
             self.computed[program] += 1
+            self.busy_s += time.monotonic() - started
             return linear(image)
         finally:
             self._device.release()
@@ -219,12 +235,15 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     async def ModelConfig(self, request: Any, context: Context) -> Any:
         self._check_model(request.name)
         config = model_config_pb2.ModelConfig(
-            name=self.model, backend="python", max_batch_size=MAX_BATCH
+            name=self.model, backend="python", max_batch_size=self.max_batch
         )
         kind = model_config_pb2.TYPE_FP32
         for prefix in self._prefixes():
             config.input.add(name=f"{prefix}image", data_type=kind, dims=IMAGE, optional=True)
             config.output.add(name=f"{prefix}logits", data_type=kind, dims=(CLASSES,))
+        if self.reports_load:
+            config.output.add(name=LOAD, data_type=model_config_pb2.TYPE_INT64, dims=(2,))
+        config.parameters["proa.code"].string_value = self.code
         config.parameters["proa.package"].string_value = self.package
         config.parameters["proa.programs"].string_value = ",".join(self.programs)
         return service_pb2.ModelConfigResponse(config=config)

@@ -137,7 +137,8 @@ async def has_models(client, **states):
 
 async def test_two_of_three_missing_are_reconstructed_exactly_from_two_rows(tmp_path):
     text = f'k: 3, r: 2, parity: {{"3": [p0.pt2, p1.pt2]}}, {PARITY}'
-    fakes = [FakeTriton(programs=("deployed", "parity.0", "parity.1")) for _ in range(5)]
+    programs = ("deployed", "parity.0", "parity.1")
+    fakes = [FakeTriton(programs=programs, code="sum:3:2") for _ in range(5)]
     queries = images(3, batch=2, seed=3)
     async with cluster(tmp_path, text, fakes=fakes, latency_ms=NEVER_LATE_MS) as served:
         for worker in fakes:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fakes.cluster import cluster, one_of_two_missing
-from fakes.triton_fake import images, linear
+from fakes.triton_fake import FakeTriton, images, linear
 from proa import wire
 
 MEAN = (
@@ -17,7 +17,8 @@ MEAN = (
 
 
 async def test_mean_reconstructs_what_a_stuck_worker_owes(tmp_path: Path) -> None:
-    async with cluster(tmp_path, MEAN, workers=3) as served:
+    fakes = [FakeTriton(code="mean:2:1") for _ in range(3)]
+    async with cluster(tmp_path, MEAN, fakes=fakes) as served:
         call, stuck = await one_of_two_missing(served)
         response = await call
         assert response.parameters["proa.source"].string_param == "reconstructed"

@@ -117,6 +117,29 @@ def test_what_a_frontend_learns_of_the_worker(client: Any) -> None:
     config = client.get_model_config("tiny").config
     assert re.fullmatch("[0-9a-f]{64}", config.parameters["proa.package"].string_value)
     assert config.parameters["proa.programs"].string_value == "deployed,parity.0"
+    assert config.parameters["proa.code"].string_value == "sum:2:1"
+    assert "proa.load" in {output.name for output in config.output}
+
+
+def test_a_worker_reports_its_load_to_those_who_ask(client: Any) -> None:
+    def ask(batch: int, *names: str) -> Any:
+        outputs = [triton.InferRequestedOutput(name) for name in names]
+        return client.infer("tiny", [tensor("image", images(batch))], outputs=outputs)
+
+    first = ask(2, "logits", "proa.load")
+    np.testing.assert_allclose(first.as_numpy("logits"), expected(images(2)), atol=1e-6)
+    before = first.as_numpy("proa.load")
+    assert before.dtype == np.int64
+    assert before.shape == (2, 2)
+    np.testing.assert_array_equal(before[0], before[1])
+    infer_parity(client, images(1))
+    assert ask(1, "logits").as_numpy("proa.load") is None
+    after = ask(1, "logits", "proa.load").as_numpy("proa.load")
+    (finished, busy_us), (done, held_us) = before[0], after[0]
+    assert done == finished + 3
+    assert 3 * SERVICE_S <= (held_us - busy_us) / 1e6 < 1.0
+    with pytest.raises(InferenceServerException, match="it has logits"):
+        ask(1, "parity.logits", "proa.load")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ SEEDS = 400
 
 
 def ignore_reserve(engine: Engine) -> None:
-    engine._spare._spare = lambda _reserve: True
+    engine._spare._spare = lambda *_: True
 
 
 def pick_with(engine: Engine, **changed: Any) -> None:
@@ -143,7 +143,36 @@ def overfill_the_reservoir(engine: Engine) -> None:
     engine.coding._reservoir._bytes_max = 1 << 30
 
 
+def send_to_draining_workers(engine: Engine) -> None:
+    engine._handlers[ev.WorkerDraining] = lambda event, now: None
+
+
+def lose_what_drains(engine: Engine) -> None:
+    engine._handlers[ev.WorkerDraining] = engine._fleet.left
+
+
+def take_the_room_of_all(engine: Engine) -> None:
+    engine.state.share.of = lambda room, now: room
+
+
+def forget_held_answers(engine: Engine) -> None:
+    engine._drills.over = lambda query, now: None
+    hopeless = engine._hopeless
+
+    def forgetful(query: Query, now: float) -> None:
+        query.held = None
+        hopeless(query, now)
+
+    engine._hopeless = engine.coding._on_hopeless = forgetful
+
+
+def drill_every_query(engine: Engine) -> None:
+    arrive_changed(engine, reconstruct=True)
+
+
 SABOTAGES = (
+    send_to_draining_workers, lose_what_drains, take_the_room_of_all, forget_held_answers,
+    drill_every_query,
     ignore_reserve, ignore_domains, mix_versions, run_redundancy_on_busy_workers,
     exceed_inflight_max, hedge_without_limit, reply_twice, leak_groups,
     take_lost_rows_for_answered, decode_without_a_member, release_with_the_answer, never_release,

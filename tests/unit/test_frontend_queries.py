@@ -12,7 +12,7 @@ import pytest
 from proa import wire
 from proa.errors import BadAnswer, InvalidRequest
 from proa.frontend.queries import as_declared, check_answer, check_request
-from proa.spec import CodedModel, ModelSpec, TensorSpec
+from proa.spec import CodedModel, ModelSpec, RedundancySpec, TensorSpec
 
 FP32 = CodedModel(
     "m",
@@ -47,6 +47,37 @@ def test_a_good_request_with_two_inputs() -> None:
     query = ask(FP32, a=a(3), b=b(3))
     assert (query.batch, query.size, query.wanted) == (3, 36, ("y",))
     assert (query.exact, query.policy, query.timeout_s) == (False, None, None)
+
+
+def drill(parameters: dict[str, wire.Parameter], **redundancy: Any) -> Any:
+    found = dataclasses.replace(
+        spec("FP32"), redundancy=RedundancySpec(**{"coder": "mean", **redundancy})
+    )
+    tensors = {"a": a(1)}
+    request = wire.write_request("m", tensors, outputs=(), parameters=parameters)
+    return check_request(request, found)
+
+
+def test_a_drill_may_be_asked_for() -> None:
+    assert drill({"proa.reconstruct": True}).reconstruct
+    assert not drill({"proa.reconstruct": False}).reconstruct
+    assert not drill({}).reconstruct
+
+
+@pytest.mark.parametrize(
+    ("parameters", "redundancy", "message"),
+    [
+        ({"proa.exact": True}, {}, "'proa.reconstruct' and 'proa.exact' exclude each other"),
+        ({}, {"mode": "observe"}, "has mode 'observe', which answers nothing from the code"),
+        ({}, {"coder": "sum"}, "model 'm' has no parity to decode"),
+        ({"proa.reconstruct": 1}, {}, "'proa.reconstruct' must be a bool, not 1"),
+    ],
+)
+def test_a_drill_that_can_never_be_had(
+    parameters: dict[str, wire.Parameter], redundancy: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        drill({"proa.reconstruct": True, **parameters}, **redundancy)
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1), (0, 3), (3, 0)])

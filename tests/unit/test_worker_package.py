@@ -70,7 +70,13 @@ def test_what_lies_on_disk(spec: CodedModel, tmp_path: Path) -> None:
     assert {k: v.string_value for k, v in config.parameters.items()} == {
         "proa.package": expected,
         "proa.programs": "deployed,parity.0",
+        "proa.code": "sum:2:1",
     }
+    assert [(t.name, list(t.dims)) for t in config.output] == [
+        ("logits", [3]),
+        ("parity.logits", [3]),
+        ("proa.load", [2]),
+    ]
     assert [(t.name, list(t.dims), t.optional) for t in config.input] == [
         ("image", [1, 4, 4], True),
         ("parity.image", [1, 4, 4], True),

@@ -289,7 +289,7 @@ class Coding:
 
     def _due_at(self, query: Query, now: float) -> float:
         """When `query` may be answered by a reconstruction (patience, DESIGN 5)."""
-        if self._state.config.patience == "first" or not query.exact_may_come:
+        if self._state.config.patience == "first" or query.drill or not query.exact_may_come:
             return now
         return query.sent_at + self._state.latency.late_after_s()
 

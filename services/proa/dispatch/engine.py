@@ -17,6 +17,7 @@ from proa.dispatch.actions import (
 )
 from proa.dispatch.coding import Coding
 from proa.dispatch.config import EngineConfig
+from proa.dispatch.drills import Drills, wants_drill
 from proa.dispatch.events import DEPLOYED, ErrorKind, Event
 from proa.dispatch.fleet import Fleet
 from proa.dispatch.group import Group
@@ -29,14 +30,13 @@ from proa.dispatch.stats import Utilisation
 from proa.dispatch.timers import (
     CloseTimer,
     DeadlineTimer,
+    DrillTimer,
     ExpiryTimer,
     HedgeTimer,
     PatienceTimer,
     Tick,
 )
-from proa.dispatch.workers import ERRORS_IN_ROW_MAX, Worker
-
-_EXACT = {Source.WORKER, Source.RETRY, Source.REPLICA, Source.HEDGE}
+from proa.dispatch.workers import Worker
 
 
 class Engine:
@@ -49,6 +49,7 @@ class Engine:
             self.state, on_reconstructed=self._reconstructed, on_hopeless=self._hopeless
         )
         self._fleet = Fleet(self.state, self.coding, on_lost=self._attempt_failed)
+        self._drills = Drills(self.state, reply=self._reply)
         self.utilisation = Utilisation()
         self._policies = make_policies()
         self._hedges = HedgeBudget(config.hedge_budget)
@@ -71,13 +72,16 @@ class Engine:
             ev.Assessed: self.coding.assessed,
             ev.TimerFired: self._timer,
             ev.WorkerJoined: self._fleet.joined,
+            ev.WorkerDraining: self._fleet.draining,
+            ev.WorkerMoved: self._fleet.moved,
             ev.WorkerLeft: self._fleet.left,
             ev.WorkerSuspected: self._fleet.suspected,
+            ev.FrontendsChanged: self._fleet.frontends_changed,
         }
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in one event that happened at `now` (seconds); the actions it calls for."""
-        self.utilisation.note(self._busy_share(), now)
+        self.utilisation.note(self._busy_share(now), now)
         self._handlers[type(event)](event, now)
         self._pump(now)
         out, self.state.out = self.state.out, []
@@ -108,6 +112,7 @@ class Engine:
             exact=event.exact,
             policy=event.policy or self.config.policy,
             codable=event.codable,
+            drill=wants_drill(event, self.config),
             arrived_at=now,
         )
         state.queries[query.id] = query
@@ -135,7 +140,9 @@ class Engine:
         query = self.state.queries.get(query_id)
         if query is None or query.settled:
             return
-        if query.state is QueryState.QUEUED and self.state.workers.ready() == 0:
+        if query.held is not None:
+            self._reply(query, query.held, now)
+        elif not query.attempts and self.state.workers.ready() == 0:
             self._fail(query, "UNAVAILABLE", "no worker is ready", now)
         else:
             self._fail(query, "DEADLINE_EXCEEDED", "the deadline has passed", now)
@@ -162,6 +169,7 @@ class Engine:
         """The client has its answer: drop what is queued, cancel what has not begun."""
         assert not query.settled
         query.state = new
+        self._learn(query)
         self._queue.pop(query.id, None)
         if self._retries.pop(query.id, "absent") is None:
             query.waiting -= 1
@@ -186,7 +194,7 @@ class Engine:
         attempt = self.state.attempts.get(event.attempt)
         if attempt is None:
             return
-        worker = self._end_attempt(attempt, event.ok, event.error_kind, now)
+        worker = self._fleet.ended(attempt, event, now)
         assert attempt.query is not None
         query = self.state.queries.get(attempt.query)
         if query is None:
@@ -194,45 +202,26 @@ class Engine:
         if not event.ok:
             self._attempt_failed(query, event.error_kind, event.message, now)
             return
-        if not query.known and (worker is None or worker.package == query.package):
+        query.computed |= worker is None or worker.package == query.package
+        if query.settled:
+            self._learn(query)
+            self.coding.member_changed(query, now)
+            return
+        source, where, would_be = attempt.source, attempt.worker, query.would_be_s
+        reply = Reply(query.id, source, attempt.id, where, query.group, would_be)
+        if query.drill:
+            query.held = query.held or reply
+            self.coding.member_changed(query, now)
+            self._hopeless(query, now)
+        else:
+            self._reply(query, reply, now)
+
+    def _learn(self, query: Query) -> None:
+        """The exact prediction of a settled query may serve its group, and later ones."""
+        if query.computed and not query.known:
             query.known = True
             if query.codable and self.config.parity_possible:
                 self.coding.remember(query)
-        if query.settled:
-            self.coding.member_changed(query, now)
-        else:
-            would_be = query.would_be_s
-            self._reply(
-                query,
-                Reply(query.id, attempt.source, attempt.id, attempt.worker, query.group, would_be),
-                now,
-            )
-
-    def _end_attempt(
-        self, attempt: Attempt, ok: bool, kind: ErrorKind | None, now: float
-    ) -> Worker | None:
-        """Free the worker's place and keep its record; the worker, if it is still known."""
-        self.state.forget(attempt)
-        worker = self.state.workers.get(attempt.worker)
-        if worker is None:
-            return None
-        latency = self.state.latency
-        took_s = now - attempt.sent_at
-        if ok:
-            worker.note_answer(took_s, latency.quantile(0.5), now)
-            if attempt.source in _EXACT:
-                latency.add(took_s)
-        elif self._blames_worker(kind, took_s):
-            worker.note_error(latency.quantile(0.5), now)
-            # A refused connection is certain; other errors may be the query's own fault.
-            if kind is ErrorKind.UNAVAILABLE or worker.errors_in_row >= ERRORS_IN_ROW_MAX:
-                self._fleet.suspect(worker, now)
-        return worker
-
-    def _blames_worker(self, kind: ErrorKind | None, took_s: float) -> bool:
-        if kind is ErrorKind.DEADLINE:
-            return took_s > 2 * self.state.latency.late_after_s()
-        return kind in (ErrorKind.UNAVAILABLE, ErrorKind.INTERNAL)
 
     def _attempt_failed(
         self, query: Query, kind: ErrorKind | None, message: str, now: float
@@ -253,8 +242,11 @@ class Engine:
         self._hopeless(query, now)
 
     def _hopeless(self, query: Query, now: float) -> None:
-        """Fail `query` unless an exact answer or a reconstruction may still come."""
+        """Fail `query` unless an exact answer or a reconstruction may still come, or is held."""
         if query.settled or query.exact_may_come or self.coding.may_recover(query):
+            return
+        if query.held is not None:
+            self._reply(query, query.held, now)
             return
         status, message = query.error
         retry = 0.1 if status == ErrorKind.OVERLOADED.value else None
@@ -269,7 +261,7 @@ class Engine:
         if attempt is None:
             return
         assert attempt.group is not None
-        self._end_attempt(attempt, event.ok, event.error_kind, now)
+        self._fleet.ended(attempt, event, now)
         self.coding.row_ended(attempt.group, attempt.row, ok=event.ok, now=now)
 
     # --- timers
@@ -286,6 +278,8 @@ class Engine:
                 self.coding.patience_over(group, now)
             case ExpiryTimer(group):
                 self.coding.expired(group, now)
+            case DrillTimer(query):
+                self._drills.over(query, now)
             case Tick():
                 self._ticking = False
                 self._fleet.suspect_overdue(now)
@@ -323,11 +317,13 @@ class Engine:
             retry_max=self.config.retry_max,
         )
 
-    def _busy_share(self) -> float:
-        """The share of the workers that computes for queries; redundant work does not count."""
-        ready = self.state.workers.ready()
+    def _busy_share(self, now: float) -> float:
+        """The share of the workers that computes for queries. Own redundant work does not count; in
+        that of others it cannot be told from queries, and counts."""
+        workers = self.state.workers
+        ready = workers.ready()
         busy = sum(1 for attempt in self.state.attempts.values() if not attempt.redundant)
-        return min(1.0, busy / ready) if ready else 1.0
+        return min(1.0, (busy + workers.foreign(now)) / ready) if ready else 1.0
 
     def _pump(self, now: float) -> None:
         self._send_queries(now)
@@ -365,6 +361,10 @@ class Engine:
         plan = self._policies[query.policy].plan(self._view())
         query.retries_max = plan.retries
         self._send(query, worker, Source.WORKER, now)
+        if query.drill:
+            self.coding.join(query, worker, now)
+            self._drills.begin(query, now)
+            return
         for index in range(plan.copies):
             query.waiting += 1
             self.state.redundant.add(CopyWork(query.id, Source.REPLICA, index))

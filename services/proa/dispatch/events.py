@@ -26,7 +26,8 @@ class ErrorKind(Enum):
 @dataclass(frozen=True, slots=True)
 class QueryArrived:
     """`key`: model, tenant, names, shapes, dtypes, batch size; only like is coded with like.
-    `size`: bytes held for it; `exact`: never answer it with a reconstruction."""
+    `size`: bytes held for it; `exact`: never answer it with a reconstruction; `reconstruct`: a
+    drill, answer it from the code as if its worker had died."""
 
     query: int
     key: Hashable
@@ -35,6 +36,7 @@ class QueryArrived:
     exact: bool = False
     policy: str | None = None
     codable: bool = True
+    reconstruct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,14 @@ class QueryCancelled:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An attempt at a query ended. `message` goes to the client if nothing else saves it."""
+    """An attempt at a query ended. `message` goes to the client if nothing else saves it.
+    `load`: share (0 to 1) of the worker's time that others, not this engine, used lately."""
 
     attempt: int
     ok: bool
     error_kind: ErrorKind | None = None
     message: str = ""
+    load: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,23 @@ class WorkerJoined:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerDraining:
+    """A worker is about to leave: nothing new goes there, what runs there may finish. WorkerLeft
+    takes what still runs then; WorkerJoined brings the worker back."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMoved:
+    """The same worker belongs to another failure domain from now on; what runs there goes on, and
+    groups keep the domains that they were formed with."""
+
+    worker: str
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerLeft:
     """A worker is gone for good."""
 
@@ -111,6 +132,14 @@ class WorkerSuspected:
     worker: str
 
 
+@dataclass(frozen=True, slots=True)
+class FrontendsChanged:
+    """`count` frontends share the workers now; this one is number `index`, from 0."""
+
+    count: int
+    index: int
+
+
 Event = (
     QueryArrived
     | QueryCancelled
@@ -120,6 +149,9 @@ Event = (
     | Assessed
     | TimerFired
     | WorkerJoined
+    | WorkerDraining
+    | WorkerMoved
     | WorkerLeft
     | WorkerSuspected
+    | FrontendsChanged
 )

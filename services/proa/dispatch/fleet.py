@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proa.dispatch.actions import Cancel, Probe
+from proa.dispatch.actions import Cancel, Probe, Source
 from proa.dispatch.coding import Coding
-from proa.dispatch.events import ErrorKind, WorkerJoined, WorkerLeft, WorkerSuspected
-from proa.dispatch.query import Query
+from proa.dispatch.events import (
+    Answered,
+    ErrorKind,
+    FrontendsChanged,
+    ParityAnswered,
+    WorkerDraining,
+    WorkerJoined,
+    WorkerLeft,
+    WorkerMoved,
+    WorkerSuspected,
+)
+from proa.dispatch.query import Attempt, Query
 from proa.dispatch.state import State
-from proa.dispatch.workers import Worker
+from proa.dispatch.workers import ERRORS_IN_ROW_MAX, Worker
+
+_EXACT = {Source.WORKER, Source.RETRY, Source.REPLICA, Source.HEDGE}
 
 # How a query hears that an attempt of it was lost: (query, kind, message, now).
 OnLost = Callable[[Query, ErrorKind, str, float], None]
@@ -24,12 +36,29 @@ class Fleet:
         self._on_lost = on_lost
 
     def joined(self, event: WorkerJoined, now: float) -> None:
-        """A worker passed its canary; if it was known, what ran there is lost."""
-        if self._state.workers.get(event.worker) is not None:
+        """A worker passed its canary; if it was known, what ran there is lost, unless it only
+        drained and stays after all."""
+        known = self._state.workers.get(event.worker)
+        if known is not None and known.trusted and known.draining and _is_same(known, event):
+            known.draining = False
+            return
+        if known is not None:
             self._lose_attempts(event.worker, now)
         self._state.workers.join(
             Worker(event.worker, event.domain, event.package, event.roles, scored_at=now)
         )
+
+    def draining(self, event: WorkerDraining, _now: float) -> None:
+        """A worker is about to leave: what runs there may finish."""
+        worker = self._state.workers.get(event.worker)
+        if worker is not None:
+            worker.draining = True
+
+    def moved(self, event: WorkerMoved, _now: float) -> None:
+        """A worker counts to another failure domain."""
+        worker = self._state.workers.get(event.worker)
+        if worker is not None:
+            worker.domain = event.domain
 
     def left(self, event: WorkerLeft, now: float) -> None:
         """A worker is gone for good."""
@@ -43,9 +72,10 @@ class Fleet:
             self.suspect(worker, now)
 
     def suspect(self, worker: Worker, now: float) -> None:
-        """Trust `worker` no more until a probe succeeds."""
+        """Trust `worker` no more until a probe succeeds; one that is leaving needs no probe."""
         worker.trusted = False
-        self._state.out.append(Probe(worker.id))
+        if not worker.draining:
+            self._state.out.append(Probe(worker.id))
         self._lose_attempts(worker.id, now)
 
     def suspect_overdue(self, now: float) -> None:
@@ -56,8 +86,45 @@ class Fleet:
         )
         for worker in list(self._state.workers):
             oldest = next(iter(worker.running.values()), now)
-            if worker.trusted and now - oldest > overdue_s and self._state.workers.ready() > 1:
+            others = self._state.workers.ready() - worker.open
+            if worker.trusted and now - oldest > overdue_s and others > 0:
                 self.suspect(worker, now)
+
+    def frontends_changed(self, event: FrontendsChanged, now: float) -> None:
+        """Others came or went that use the same workers."""
+        if self._state.share.change(event.count, event.index, now):
+            self._state.workers.rotate(event.count, event.index)
+
+    def ended(
+        self, attempt: Attempt, event: Answered | ParityAnswered, now: float
+    ) -> Worker | None:
+        """Free the worker's place and keep its record; the worker, if it is still known."""
+        state = self._state
+        state.forget(attempt)
+        worker = state.workers.get(attempt.worker)
+        if worker is None:
+            return None
+        latency = state.latency
+        took_s = now - attempt.sent_at
+        if event.ok:
+            worker.note_answer(took_s, latency.quantile(0.5), now)
+            if attempt.source in _EXACT:
+                latency.add(took_s)
+            if isinstance(event, Answered):
+                worker.note_load(event.load, now)
+        elif self._blames_worker(event.error_kind, took_s):
+            worker.note_error(latency.quantile(0.5), now)
+            # A refused connection is certain; other errors may be the query's own fault. One that
+            # is leaving refuses what came too late, and goes on with the rest.
+            certain = event.error_kind is ErrorKind.UNAVAILABLE
+            if worker.open and (certain or worker.errors_in_row >= ERRORS_IN_ROW_MAX):
+                self.suspect(worker, now)
+        return worker
+
+    def _blames_worker(self, kind: ErrorKind | None, took_s: float) -> bool:
+        if kind is ErrorKind.DEADLINE:
+            return took_s > 2 * self._state.latency.late_after_s()
+        return kind in (ErrorKind.UNAVAILABLE, ErrorKind.INTERNAL)
 
     def _lose_attempts(self, worker_id: str, now: float) -> None:
         """All that ran on this worker is lost; late answers of it will be ignored.
@@ -81,3 +148,9 @@ class Fleet:
             if query is not None:
                 query.attempts.discard(attempt.id)
                 self._on_lost(query, ErrorKind.UNAVAILABLE, f"worker {worker_id} is gone", now)
+
+
+def _is_same(worker: Worker, event: WorkerJoined) -> bool:
+    """Whether the one that joins is what is known, unchanged."""
+    known = (worker.domain, worker.package, worker.roles)
+    return known == (event.domain, event.package, event.roles)

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from proa.dispatch.actions import Source
+from proa.dispatch.actions import Reply, Source
 
 
 class QueryState(Enum):
@@ -21,7 +21,9 @@ class QueryState(Enum):
 @dataclass(slots=True)
 class Query:
     """`known`: its exact prediction, by `package`, has arrived. `waiting`: retries and copies that
-    wait for a worker. `holds`: how many parts of the engine still need its tensors."""
+    wait for a worker. `drill`: answer it from the code; `held`: its exact answer, which waits for
+    that, and `computed`: that one is by `package`. `holds`: how many parts of the engine still need
+    its tensors."""
 
     id: int
     key: Hashable
@@ -41,6 +43,9 @@ class Query:
     hedged: bool = False
     group: int | None = None
     package: str = ""
+    drill: bool = False
+    held: Reply | None = None
+    computed: bool = False
     known: bool = False
     would_be_s: float | None = None
     error: tuple[str, str] = ("UNAVAILABLE", "no worker answered")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from proa.dispatch.actions import Source
 
 HEDGE_BURST = 5.0
+# How long the turns of frontends last that share what cannot be divided.
+TURN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,36 @@ def redundant_limit(*, ready: int, idle_reserve: int, queue_depth: int) -> int:
         return 0
     free = max(0.0, 1.0 - queue_depth / ready)
     return max(0, int((ready - idle_reserve) * free))
+
+
+class FrontendShare:
+    """This frontend's part of the room for redundant work that all frontends have together.
+
+    Each takes an equal whole number of workers; what is left over goes round by turns, so that
+    with less room than frontends each of them has some of it some of the time. All parts together
+    are the room that one frontend alone would take: exactly while the turns are in step, and on
+    average in any case. They are counted from the last change, of which all frontends hear at
+    about the same time; their clocks need not agree.
+    """
+
+    def __init__(self) -> None:
+        self.count = 1
+        self.index = 0
+        self._since = 0.0
+
+    def change(self, count: int, index: int, now: float) -> bool:
+        """`count` frontends now, of which this is number `index`; whether that is news."""
+        assert 0 <= index < count, f"frontend {index} of {count}"
+        if (count, index) == (self.count, self.index):
+            return False
+        self.count, self.index, self._since = count, index, now
+        return True
+
+    def of(self, room: int, now: float) -> int:
+        """This frontend's part of `room`."""
+        each, rest = divmod(room, self.count)
+        turn = int((now - self._since) / TURN_S)
+        return each + int((self.index + turn) % self.count < rest)
 
 
 class HedgeBudget:

@@ -85,7 +85,7 @@ class SpareWork:
         worker = self._state.workers.get(attempt.worker)
         return (
             worker is not None
-            and worker.trusted
+            and worker.open
             and DEPLOYED in worker.roles
             and list(worker.running) == [attempt.id]
         )
@@ -110,8 +110,8 @@ class SpareWork:
         """Whether a query is late already, or likely to be: this work may use the reserve.
 
         A parity row is urgent when a member without an answer was sent more than a median ago, or
-        runs on a worker that was slow lately. Simulated for the demo's 6 workers, one of them
-        40 ms slow: p99 49 ms instead of 61 ms for the same work, at a p50 of 24.6 ms.
+        runs on a worker that was slow lately, or is a drill. Simulated for the demo's 6 workers,
+        one of them 40 ms slow: p99 49 ms instead of 61 ms for the same work, at a p50 of 24.6 ms.
         """
         if isinstance(work, CopyWork):
             return work.source is Source.HEDGE
@@ -121,6 +121,8 @@ class SpareWork:
             query = state.queries[query_id]
             if query.known or query.settled:
                 continue
+            if query.drill:
+                return True
             if now - query.sent_at > median or any(
                 self._slow(state.attempts[attempt], median, now) for attempt in query.attempts
             ):
@@ -140,30 +142,48 @@ class SpareWork:
         state = self._state
         reserve = 0 if urgent else state.config.idle_reserve
         if isinstance(work, CopyWork):
-            if not self._spare(reserve):
+            if not self._spare(reserve, now):
                 return None
             query = state.queries[work.query]
             return state.workers.pick(DEPLOYED, now, avoid=query.domains, idle_only=True)
         group = self._coding.groups[work.group]
-        if state.config.pool == "shared" and not self._spare(reserve):
+        # A drill is asked for by hand: it takes a worker that seems idle, in turn or not.
+        alone = any(state.queries[query].drill for query in group.members)
+        if state.config.pool == "shared" and not self._spare(reserve, now, alone=alone):
             return None
         return state.workers.pick(
             PARITY, now, avoid=group.domains, package=group.package, idle_only=True
         )
 
-    def _spare(self, reserve: int) -> bool:
-        """Whether the budget and the reserve leave a shared worker for redundant work."""
+    def _spare(self, reserve: int, now: float, *, alone: bool = False) -> bool:
+        """Whether the budget and the reserve leave a shared worker for redundant work.
+
+        Where several frontends share the workers, some that seem idle here compute for others, and
+        as many queries wait at each of the others as here, for all that is known. This one takes
+        its part of the workers that redundant work may have, and of those that are free for it.
+        `alone`: as if there were no others.
+        """
         state = self._state
-        limit = redundant_limit(
+        room = redundant_limit(
             ready=state.workers.ready(),
             idle_reserve=reserve,
-            queue_depth=self._queue_depth(),
+            queue_depth=self._queue_depth() * state.share.count,
         )
+        free = state.workers.idle() - reserve
+        if not alone:
+            room = state.share.of(room, now)
+            free = state.share.of(self._free(reserve, now), now)
         shared = state.config.pool == "shared"
         running = sum(
             1 for a in state.attempts.values() if a.redundant and (shared or a.group is None)
         )
-        return running < limit and state.workers.idle() > reserve
+        return running < room and free > 0
+
+    def _free(self, reserve: int, now: float) -> int:
+        """How many workers beyond the reserve are idle, with those that compute for others where
+        this frontend does not see it taken off."""
+        workers = self._state.workers
+        return max(0, round(workers.idle() - workers.foreign(now) - reserve))
 
     def _send_parity(self, work: ParityWork, worker: Worker, now: float) -> None:
         group = self._coding.groups[work.group]

@@ -7,7 +7,7 @@ from proa.dispatch.config import EngineConfig
 from proa.dispatch.latency import LatencyWindow
 from proa.dispatch.quality import Quality
 from proa.dispatch.query import Attempt, Query
-from proa.dispatch.redundancy import RedundantQueue, Work
+from proa.dispatch.redundancy import FrontendShare, RedundantQueue, Work
 from proa.dispatch.stats import Stats
 from proa.dispatch.workers import Worker, WorkerTable
 
@@ -20,8 +20,11 @@ class State:
         self.out: list[Action] = []
         self.queries: dict[int, Query] = {}
         self.attempts: dict[int, Attempt] = {}
-        self.workers = WorkerTable(inflight_max=config.inflight_max)
         self.latency = LatencyWindow(prior_s=config.latency_prior_s)
+        self.workers = WorkerTable(
+            inflight_max=config.inflight_max, median_s=lambda: self.latency.quantile(0.5)
+        )
+        self.share = FrontendShare()
         self.quality = Quality(agreement_min=config.agreement_min, sample=config.quality_sample)
         self.stats = Stats()
         self.dropped: list[Work] = []

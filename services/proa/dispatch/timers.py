@@ -20,6 +20,13 @@ class HedgeTimer:
 
 
 @dataclass(frozen=True, slots=True)
+class DrillTimer:
+    """A drill has waited long enough for its reconstruction."""
+
+    query: int
+
+
+@dataclass(frozen=True, slots=True)
 class CloseTimer:
     """A group has waited for members long enough."""
 

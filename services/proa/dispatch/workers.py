@@ -2,13 +2,15 @@
 
 The picker takes the idle worker that was fast recently: an exponentially decaying latency score
 (time constant 0.5 s, policies table, section 2). An error scores as a very slow answer, so a worker
-that fails fast is not rewarded for it.
+that fails fast is not rewarded for it. Where others use the workers too, one that seems idle may be
+busy: its share of foreign load counts as that share of a median computation to wait for, and each
+frontend prefers workers of its own, so that they meet only where one of them has more to do.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 from proa.dispatch.events import DEPLOYED, PARITY
@@ -16,6 +18,15 @@ from proa.dispatch.events import DEPLOYED, PARITY
 SCORE_DECAY_S = 0.5
 ERROR_FACTOR = 10.0
 ERRORS_IN_ROW_MAX = 3
+# News of foreign load is old after this. Much longer than the score's: it is an average already,
+# and a frontend with little traffic hears of it rarely.
+LOAD_DECAY_S = 10.0
+# A worker that another frontend prefers counts as this many medians slower. Simulated: 12 workers,
+# four frontends, 30 % of the time used for queries, parity: p50 23 ms instead of 29, p99 74 instead
+# of 69.
+AWAY_MEDIANS = 1.0
+# So many workers a frontend prefers at least: the members of a group need domains of their own.
+HOME_MIN = 3
 
 
 @dataclass(slots=True)
@@ -27,6 +38,7 @@ class Worker:
     package: str
     roles: frozenset[str]
     trusted: bool = True
+    draining: bool = False
     running: dict[int, float] = field(default_factory=dict)
     excess_s: float = 0.0
     scored_at: float = 0.0
@@ -35,6 +47,13 @@ class Worker:
     errors: int = 0
     errors_in_row: int = 0
     latency_s: float = 0.0
+    load: float = 0.0
+    load_at: float = 0.0
+
+    @property
+    def open(self) -> bool:
+        """Whether new work may go there."""
+        return self.trusted and not self.draining
 
     def score_s(self, now: float) -> float:
         """What it was slower than the median lately, decayed; 0 for a good or unknown one."""
@@ -44,6 +63,15 @@ class Worker:
         """Take in how much slower than the median an answer was, in seconds."""
         self.excess_s = max(0.0, 0.5 * self.score_s(now) + 0.5 * excess_s)
         self.scored_at = now
+
+    def note_load(self, load: float, now: float) -> None:
+        """Others use this share of its time."""
+        self.load = load
+        self.load_at = now
+
+    def foreign(self, now: float) -> float:
+        """The share of its time that others use, 0 to 1, as far as is known."""
+        return self.load * math.exp(-(now - self.load_at) / LOAD_DECAY_S)
 
     def note_answer(self, latency_s: float, median_s: float, now: float) -> None:
         """A good answer after `latency_s`."""
@@ -62,10 +90,13 @@ class Worker:
 class WorkerTable:
     """All workers of one model."""
 
-    def __init__(self, *, inflight_max: int) -> None:
+    def __init__(self, *, inflight_max: int, median_s: Callable[[], float] = lambda: 0.0) -> None:
         self._workers: dict[str, Worker] = {}
         self._inflight_max = inflight_max
+        self._median_s = median_s
         self._turn = 0
+        self._frontends = (1, 0)
+        self._home: set[str] = set()
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._workers.values())
@@ -77,29 +108,51 @@ class WorkerTable:
     def join(self, worker: Worker) -> None:
         """Add `worker`, or trust it again."""
         self._workers[worker.id] = worker
+        self._settle_home()
 
     def remove(self, worker: str) -> Worker | None:
         """Take a worker out."""
-        return self._workers.pop(worker, None)
+        found = self._workers.pop(worker, None)
+        self._settle_home()
+        return found
+
+    def rotate(self, count: int, index: int) -> None:
+        """`count` frontends use the workers; this one, number `index`, prefers its part of them."""
+        self._frontends = (count, index)
+        self._settle_home()
+
+    def _settle_home(self) -> None:
+        """An equal part of the workers by name, which all frontends see alike, from a start of our
+        own; the parts overlap where there are many frontends."""
+        count, index = self._frontends
+        names = sorted(self._workers)
+        first = index * len(names) // count
+        size = max(HOME_MIN, math.ceil(len(names) / count))
+        self._home = set((names[first:] + names[:first])[:size])
 
     def ready(self, role: str = DEPLOYED) -> int:
-        """How many trusted workers have `role`."""
-        return sum(1 for w in self if w.trusted and role in w.roles)
+        """How many workers with `role` take work."""
+        return sum(1 for w in self if w.open and role in w.roles)
 
     def idle(self, role: str = DEPLOYED) -> int:
         """How many of them run nothing at all."""
-        return sum(1 for w in self if w.trusted and role in w.roles and not w.running)
+        return sum(1 for w in self if w.open and role in w.roles and not w.running)
+
+    def foreign(self, now: float) -> float:
+        """How many of the workers that serve queries are busy for others, as far as is known; a
+        fraction, since it is an average."""
+        return sum(w.foreign(now) for w in self if w.open and DEPLOYED in w.roles)
 
     def domains(self, role: str | None = None, package: str | None = None) -> set[str]:
-        """The failure domains of the trusted workers (with that role, of that package)."""
+        """The failure domains of the workers that take work (with that role, of that package)."""
         return {
             w.domain
             for w in self
-            if w.trusted and (role is None or role in w.roles) and package in (None, w.package)
+            if w.open and (role is None or role in w.roles) and package in (None, w.package)
         }
 
     def has_parity(self) -> bool:
-        """Whether any trusted worker can run a parity row."""
+        """Whether any worker can take a parity row."""
         return self.ready(PARITY) > 0
 
     def pick(
@@ -116,14 +169,20 @@ class WorkerTable:
         fits = [
             w
             for w in self
-            if w.trusted
+            if w.open
             and role in w.roles
             and len(w.running) < limit
             and w.domain not in avoid
             and package in (None, w.package)
         ]
+        median_s = self._median_s()
+
+        def delay_s(worker: Worker) -> float:
+            away = 0.0 if worker.id in self._home else AWAY_MEDIANS
+            return worker.score_s(now) + (away + worker.foreign(now)) * median_s
+
         # Least loaded first, then recently fast, then the one that has waited longest for a turn.
-        return min(fits, key=lambda w: (len(w.running), w.score_s(now), w.turn), default=None)
+        return min(fits, key=lambda w: (len(w.running), delay_s(w), w.turn), default=None)
 
     def start(self, worker: Worker, attempt: int, now: float) -> None:
         """`attempt` runs on `worker` from now on."""

@@ -21,7 +21,8 @@ VERSIONS = ("", "1")
 @dataclass(frozen=True)
 class CheckedQuery:
     """A request that fits the model. `inputs`: arrays [b, ...] by name; `wanted`: the outputs the
-    client asked for, in its order; `timeout_s`: the client's own limit, if it gave one."""
+    client asked for, in its order; `timeout_s`: the client's own limit, if it gave one;
+    `reconstruct`: answer it from the code, as if its worker had died; `tenant`: whose it is."""
 
     id: str
     inputs: Tensors
@@ -31,30 +32,35 @@ class CheckedQuery:
     policy: str | None
     timeout_s: float | None
     size: int
+    reconstruct: bool = False
+    tenant: str = ""
 
     def key(self, model: str) -> Hashable:
         """Only queries of equal keys are coded together (DESIGN 5)."""
         tensors = tuple((name, a.dtype.str, a.shape) for name, a in sorted(self.inputs.items()))
-        return (model, tensors)
+        return (model, self.tenant, tensors)
 
 
-def check_request(request: Any, spec: CodedModel) -> CheckedQuery:
-    """Check a ModelInferRequest. Errors: InvalidRequest, UnknownModel; each names field and
-    limit."""
+def check_request(request: Any, spec: CodedModel, tenant: str = "") -> CheckedQuery:
+    """Check a ModelInferRequest of `tenant`. Errors: InvalidRequest, UnknownModel; each names field
+    and limit."""
     if request.model_version not in VERSIONS:
         raise UnknownModel(f"model {spec.name!r} has version 1, not {request.model_version[:32]!r}")
     inputs = wire.read_request(request)
     batch = _check_inputs(inputs, spec)
     parameters = wire.get_parameters(request.parameters)
+    exact = _bool(parameters, "proa.exact")
     return CheckedQuery(
         id=request.id,
         inputs=inputs,
         wanted=_wanted(request, spec),
         batch=batch,
-        exact=_bool(parameters, "proa.exact"),
+        exact=exact,
         policy=_policy(parameters),
         timeout_s=_timeout_s(parameters),
         size=sum(a.nbytes for a in inputs.values()),
+        reconstruct=_reconstruct(parameters, spec, exact=exact),
+        tenant=tenant,
     )
 
 
@@ -120,6 +126,25 @@ def _bool(parameters: Mapping[str, wire.Parameter], name: str) -> bool:
     if not isinstance(value, bool):
         raise InvalidRequest(f"parameter {name!r} must be a bool, not {value!r}")
     return value
+
+
+def _reconstruct(
+    parameters: Mapping[str, wire.Parameter], spec: CodedModel, *, exact: bool
+) -> bool:
+    """Whether the client asks for a drill. It is told where that can never be had."""
+    name = "proa.reconstruct"
+    if not _bool(parameters, name):
+        return False
+    if exact:
+        raise InvalidRequest(f"parameters {name!r} and 'proa.exact' exclude each other")
+    if not (spec.has_parity and spec.codable):
+        raise InvalidRequest(f"parameter {name!r}: model {spec.name!r} has no parity to decode")
+    if spec.redundancy.mode != "enforce":
+        raise InvalidRequest(
+            f"parameter {name!r}: model {spec.name!r} has mode {spec.redundancy.mode!r}, which"
+            " answers nothing from the code"
+        )
+    return True
 
 
 def _policy(parameters: Mapping[str, wire.Parameter]) -> str | None:

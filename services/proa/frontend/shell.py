@@ -134,6 +134,7 @@ class Shell:
                 exact=query.exact,
                 policy=query.policy,
                 codable=self.spec.codable,
+                reconstruct=query.reconstruct,
             )
         )
         try:
@@ -147,6 +148,22 @@ class Shell:
         self._workers[worker.name] = worker
         self._packages[worker.name] = package
         self.report(ev.WorkerJoined(worker.name, worker.domain, package, roles))
+
+    def draining(self, worker: str) -> None:
+        """`worker` is about to leave: nothing new goes there."""
+        self.report(ev.WorkerDraining(worker))
+
+    def moved(self, worker: WorkerAddress) -> None:
+        """A worker that joined counts to another failure domain."""
+        self._workers[worker.name] = worker
+        self.report(ev.WorkerMoved(worker.name, worker.domain))
+
+    def left(self, worker: str) -> None:
+        """`worker` is gone for good; its name may come again."""
+        self.report(ev.WorkerLeft(worker))
+        self._workers.pop(worker, None)
+        self._packages.pop(worker, None)
+        self._calls.forget(worker)
 
     def report(self, event: ev.Event) -> None:
         """Tell the engine, and do what it says."""
@@ -192,40 +209,47 @@ class Shell:
         entry = self._open[action.query]
         if not entry.package:
             entry.package = self._packages[action.worker]
-        self._start(action.attempt, self._attempt(action, entry, entry.request))
+        # Taken now: by the time the task runs, the worker may have left, the query be answered.
+        worker, package = self._workers[action.worker], self._packages[action.worker]
+        work = self._attempt(action.attempt, entry, entry.request, worker, package)
+        self._start(action.attempt, work)
 
-    async def _attempt(self, action: ac.Send, entry: _Open, request: bytes) -> None:
-        worker = self._workers[action.worker]
-        package = self._packages[action.worker]
+    async def _attempt(
+        self, attempt: int, entry: _Open, request: bytes, worker: WorkerAddress, package: str
+    ) -> None:
         # The call may outlive the answer: a loser's latency tells how slow its worker is.
         timeout_s = max(0.001, entry.deadline - time.monotonic())
         try:
             outputs = await self._calls.infer(worker, request, entry.query.batch, timeout_s)
         except Exception as exc:  # noqa: BLE001  # the border: the engine must hear of all of it
             error = mapped(exc)
-            event = ev.Answered(action.attempt, False, _kind(error), str(error))
+            event = ev.Answered(attempt, False, _kind(error), str(error))
         else:
-            entry.answers[action.attempt] = outputs
+            entry.answers[attempt] = outputs
             if entry.exact is None and package == entry.package:
                 entry.exact = outputs
-            event = ev.Answered(action.attempt, True)
-        self._end(action.attempt, event)
+            share = self._calls.meter(worker.name).share
+            event = ev.Answered(attempt, True, load=share)
+        self._end(attempt, event)
 
     def _send_parity(self, action: ac.SendParity) -> None:
         # Tensors are taken now: by the time the task runs, the engine may have released them.
         members = [self._open[q].query.inputs for q in action.members]
         group = self._group(action.group, action.members)
         self._parity.setdefault(action.group, {})
-        self._start(action.attempt, self._attempt_parity(action, group, members))
+        worker = self._workers[action.worker]
+        self._start(action.attempt, self._attempt_parity(action, group, members, worker))
 
     async def _attempt_parity(
-        self, action: ac.SendParity, group: Group, members: list[Tensors]
+        self, action: ac.SendParity, group: Group, members: list[Tensors], worker: WorkerAddress
     ) -> None:
-        worker = self._workers[action.worker]
         late_s = self.engine.state.latency.late_after_s()
         timeout_s = max(PARITY_S_MIN, PARITY_PATIENCE * late_s)
         try:
-            outputs = await self._coders.infer_parity(group, action.row, members, worker, timeout_s)
+            with self._calls.meter(worker.name).own():
+                outputs = await self._coders.infer_parity(
+                    group, action.row, members, worker, timeout_s
+                )
         except Exception as exc:  # noqa: BLE001  # the border: the engine must hear of all of it
             error = mapped(exc)
             log.debug("parity of group %d failed: %s", action.group, error)

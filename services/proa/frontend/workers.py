@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ from tritonclient.grpc import service_pb2
 
 from proa import wire
 from proa.dispatch.events import DEPLOYED, PARITY
-from proa.errors import BadAnswer, ProaError
+from proa.errors import BadAnswer, ProaError, Unavailable
+from proa.frontend import load
 from proa.frontend.addresses import WorkerAddress
+from proa.frontend.hosted import Hosted, misfit, read_hosted
+from proa.frontend.load import LoadMeter
 from proa.frontend.queries import Tensors, check_answer
 from proa.parity import ParityRunner
 from proa.rpc import Channels, peer_errors
@@ -20,7 +24,6 @@ from proa.spec import CodedModel, TensorSpec
 log = logging.getLogger(__name__)
 
 _SERVICE = "/inference.GRPCInferenceService/"
-PACKAGE, PROGRAMS = "proa.package", "proa.programs"
 
 
 def mapped(error: Exception) -> ProaError:
@@ -58,6 +61,17 @@ class WorkerCalls:
         self._spec = spec
         self._channels = channels
         self._runner = runner
+        self._meters: dict[str, LoadMeter] = {}
+        self._reporting: set[str] = set()
+
+    def meter(self, worker: str) -> LoadMeter:
+        """What others use of a worker's time."""
+        return self._meters.setdefault(worker, LoadMeter())
+
+    def forget(self, worker: str) -> None:
+        """The worker is gone for good."""
+        self._meters.pop(worker, None)
+        self._reporting.discard(worker)
 
     async def infer(
         self, worker: WorkerAddress, request: bytes, batch: int, timeout_s: float
@@ -68,16 +82,21 @@ class WorkerCalls:
             request_serializer=None,
             response_deserializer=service_pb2.ModelInferResponse.FromString,
         )
-        async with peer_errors(f"worker {worker.name}"):
-            response = await call(request, timeout=timeout_s)
-        _check_read(response, worker)
-        return check_answer(response, self._spec, batch, worker.name)
+        reporting = worker.name in self._reporting
+        meter, sent_at = self.meter(worker.name), time.monotonic()
+        with meter.own():
+            async with peer_errors(f"worker {worker.name}"):
+                response = await call(request + load.ASK * reporting, timeout=timeout_s)
+            _check_read(response, worker)
+            found = dict(check_answer(response, self._spec, batch, worker.name))
+            if reporting:
+                report = load.read_report(found.pop(load.OUTPUT, None), time.monotonic())
+                if report is not None:
+                    meter.take(report, sent_at)
+        return found
 
-    async def hosted(self, worker: WorkerAddress, timeout_s: float) -> tuple[str, frozenset[str]]:
-        """The package hash and the programs that the worker says it hosts.
-
-        A model that is no package of ours (repository, endpoint) has hash "" and `deployed`.
-        """
+    async def hosted(self, worker: WorkerAddress, timeout_s: float) -> Hosted:
+        """What the worker says it hosts. Errors: Unavailable where queries would not fit it."""
         call = self._channels(worker.address).unary_unary(
             _SERVICE + "ModelConfig",
             request_serializer=service_pb2.ModelConfigRequest.SerializeToString,
@@ -87,11 +106,11 @@ class WorkerCalls:
         async with peer_errors(f"worker {worker.name}"):
             response = await call(request, timeout=timeout_s)
         _check_read(response, worker)
-        parameters = response.config.parameters
-        if PACKAGE not in parameters:
-            return "", frozenset((DEPLOYED,))
-        programs = parameters[PROGRAMS].string_value.split(",")
-        return parameters[PACKAGE].string_value, frozenset(programs)
+        self._note_reporting(worker, response.config)
+        reason = misfit(response.config, self._spec)
+        if reason:
+            raise Unavailable(f"worker {worker.name} hosts another model: {reason}")
+        return read_hosted(response.config)
 
     async def canary(self, worker: WorkerAddress, roles: frozenset[str], timeout_s: float) -> None:
         """A query of zeros through the programs of these roles: the deployed one, each parity
@@ -104,14 +123,15 @@ class WorkerCalls:
         query = {name: array.astype(np.float32) for name, array in zeros.items()}
         outputs = [tensor.name for tensor in self._spec.model.outputs]
         for row in range(self._spec.redundancy.r):
-            found = await self._runner.run(
-                model=self._spec.name,
-                row=row,
-                query=query,
-                outputs=outputs,
-                worker=worker.address,
-                timeout_s=timeout_s,
-            )
+            with self.meter(worker.name).own():
+                found = await self._runner.run(
+                    model=self._spec.name,
+                    row=row,
+                    query=query,
+                    outputs=outputs,
+                    worker=worker.address,
+                    timeout_s=timeout_s,
+                )
             for tensor in self._spec.model.outputs:
                 if found[tensor.name].shape != (1, *tensor.shape):
                     raise BadAnswer(
@@ -119,14 +139,20 @@ class WorkerCalls:
                         f" {list(found[tensor.name].shape)}, not {[1, *tensor.shape]}"
                     )
 
-    def roles(self, worker: WorkerAddress, programs: frozenset[str]) -> frozenset[str]:
+    def _note_reporting(self, worker: WorkerAddress, config: Any) -> None:
+        """Only a worker whose model has the output is asked for its load."""
+        if any(output.name == load.OUTPUT for output in config.output):
+            self._reporting.add(worker.name)
+        else:
+            self._reporting.discard(worker.name)
+
+    def roles(self, worker: WorkerAddress, hosted: Hosted) -> frozenset[str]:
         """What the worker may do: what it is configured for and has the programs of."""
-        red = self._spec.redundancy
-        rows = {f"{PARITY}.{row}" for row in range(red.r)}
-        able = {DEPLOYED} if DEPLOYED in programs else set()
-        if self._spec.has_parity and rows <= programs:
-            able.add(PARITY)
-        return worker.roles & able
+        return worker.roles & hosted.roles(self._spec)
+
+    def disconnect(self, worker: WorkerAddress) -> None:
+        """Nobody is at this address any more."""
+        self._channels.forget(worker.address)
 
 
 def _check_read(response: object, worker: WorkerAddress) -> None:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 from torch.utils.dlpack import from_dlpack
@@ -21,7 +22,7 @@ from torch.utils.dlpack import from_dlpack
 from proa.errors import BadAnswer, InvalidRequest, ProaError, RequestCancelled, Unavailable
 from proa.worker import faults
 from proa.worker.faults import Fault, FaultKind
-from proa.worker.manifest import PACKAGE_FILE, Package, ProgramSignature
+from proa.worker.manifest import LOAD, PACKAGE_FILE, Package, ProgramSignature
 from proa.worker.programs import DTYPES, Program, load
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ class TritonPythonModel:
         self._programs = self._load(folder)
         self._record = _record()
         self._injector = faults.Injector(self._record.active if self._record else tuple)
+        self._finished = 0
+        self._busy_s = 0.0
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
@@ -89,9 +92,22 @@ class TritonPythonModel:
             hits = [fault for fault in hits if fault.kind in _HOLDING]
         if any(fault.kind == FaultKind.DROP for fault in hits):
             return None
-        outputs = self._compute(name, inputs, hits)
+        started = time.monotonic()
+        try:
+            outputs = self._compute(name, inputs, hits)
+        finally:
+            self._finished += 1
+            self._busy_s += time.monotonic() - started
         _check_finite(outputs, signature)
-        return _response(outputs, signature, wanted)
+        response = _response(outputs, signature, wanted)
+        if LOAD.name in wanted:
+            response.append(self._load_report(len(outputs[0])))
+        return pb_utils.InferenceResponse(output_tensors=response)
+
+    def _load_report(self, batch: int) -> Any:
+        """How much this worker has done since its start; the same for each of the batch."""
+        done = [self._finished, int(self._busy_s * 1e6)]
+        return pb_utils.Tensor(LOAD.name, np.tile(np.array(done, np.int64), (batch, 1)))
 
     def _inputs(self, request: Any, signature: ProgramSignature) -> list[torch.Tensor]:
         inputs: list[torch.Tensor] = []
@@ -143,7 +159,7 @@ def _failure(message: str, code: str) -> Any:
 
 
 def _wanted(request: Any, signature: ProgramSignature) -> set[str]:
-    """Names of the outputs to send. A client that names none gets all of the program's."""
+    """Names of the outputs to send. A client that names none gets all: the program's, and LOAD."""
     asked = set(request.requested_output_names())
     own = {name for name, _, _ in signature.outputs}
     if not asked & own:
@@ -151,7 +167,7 @@ def _wanted(request: Any, signature: ProgramSignature) -> set[str]:
             f"outputs {', '.join(sorted(asked))} are not of this program; it has"
             f" {', '.join(sorted(own))}"
         )
-    return asked & own
+    return asked & (own | {LOAD.name})
 
 
 def _check_shape(
@@ -175,7 +191,7 @@ def _check_finite(outputs: tuple[torch.Tensor, ...], signature: ProgramSignature
 
 def _response(
     outputs: tuple[torch.Tensor, ...], signature: ProgramSignature, wanted: set[str]
-) -> Any:
+) -> list[Any]:
     tensors = []
     for (name, spec, _), output in zip(signature.outputs, outputs, strict=True):
         if name not in wanted:
@@ -185,7 +201,7 @@ def _response(
             tensors.append(pb_utils.Tensor.from_dlpack(name, output.__dlpack__()))
         else:
             tensors.append(pb_utils.Tensor(name, output.numpy()))
-    return pb_utils.InferenceResponse(output_tensors=tensors)
+    return tensors
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:

@@ -17,6 +17,9 @@ from proa.spec import TensorSpec
 PACKAGE_FILE = "package.json"
 FAULTS_MODEL = "proa_faults"
 PARITY_PREFIX = "parity."
+# What a worker says of itself, to those who ask for this output: computations finished, and
+# microseconds busy with them, since its start.
+LOAD = TensorSpec("proa.load", "INT64", (2,))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from proa.spec import CodedModel, ProgramRef, TensorSpec
 from proa.worker import programs
 from proa.worker.manifest import (
     FAULTS_MODEL,
+    LOAD,
     PACKAGE_FILE,
     Package,
     PackedProgram,
@@ -135,6 +136,8 @@ def _check_tensors(spec: CodedModel) -> None:
             where = f"model.{field}: {tensor.name}"
             if tensor.dtype not in programs.DTYPES:
                 raise _error(spec, where, f"a program has no {tensor.dtype}; use model.repository")
+            if tensor.name == LOAD.name:
+                raise _error(spec, where, "the name is taken by the load report of workers")
             if not tensor.shape:
                 raise _error(spec, where, "shape is empty; Triton wants at least [1]")
 
@@ -208,7 +211,13 @@ def model_config(package: Package, device: str) -> str:
     signatures = package.signatures().values()
     inputs = {spec.name: spec for s in signatures for _, spec, _ in s.inputs}
     outputs = {spec.name: spec for s in signatures for _, spec, _ in s.outputs}
-    parameters = {"proa.package": package.package, "proa.programs": ",".join(package.programs)}
+    outputs[LOAD.name] = LOAD
+    code = package.code
+    parameters = {
+        "proa.package": package.package,
+        "proa.programs": ",".join(package.programs),
+        "proa.code": f"{code['coder']}:{code['k']}:{code['r']}",
+    }
     lines = [
         f'name: "{package.model}"',
         'backend: "python"',

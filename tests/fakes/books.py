@@ -1,0 +1,47 @@
+"""The oracle's books about one schedule: what was sent where, what answered, who waits."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from proa.dispatch import actions as ac
+from proa.dispatch import events as ev
+
+
+@dataclass
+class Seen:
+    """Filled by `Schedule` from events and actions alone."""
+
+    settled: Counter[int] = field(default_factory=Counter)
+    released: set[int] = field(default_factory=set)
+    queued: set[int] = field(default_factory=set)
+    answered_ok: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
+    first_worker: dict[int, ev.WorkerJoined] = field(default_factory=dict)
+    outstanding: dict[int, tuple[str, ac.Send | ac.SendParity]] = field(default_factory=dict)
+    rows_ok: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    row_domains: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    members: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    decodes: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    sends: Counter[int] = field(default_factory=Counter)
+    tried: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
+    by_source: Counter[str] = field(default_factory=Counter)
+    sent_at: dict[int, float] = field(default_factory=dict)
+    first_sent_at: dict[int, float] = field(default_factory=dict)
+    slow_at: dict[str, float] = field(default_factory=dict)
+    draining: set[str] = field(default_factory=set)
+    frontends: int = 1
+    answered_while_draining: int = 0
+    drills: Counter[str] = field(default_factory=Counter)
+
+    def running(self, worker: str) -> int:
+        """How many attempts run on a worker."""
+        return sum(1 for where, _ in self.outstanding.values() if where == worker)
+
+    def redundant(self, *, copies_only: bool) -> int:
+        """How many attempts run that `none` would not make."""
+        copies = (ac.Source.REPLICA, ac.Source.HEDGE)
+        return sum(
+            not copies_only if isinstance(sent, ac.SendParity) else sent.source in copies
+            for _, sent in self.outstanding.values()
+        )
