@@ -29,11 +29,10 @@ TORCH_PIN := $(shell sed -n '/^torch==/p' constraints.txt)
 GENERATED := proa/api/v1
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 
-.PHONY: help demo test test-long e2e check proto docs install images push results-demo \
-  results-overhead clean
+.PHONY: help demo test test-long e2e check proto docs install images push results-demo results-overhead clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
 demo: $(RUNTIME) ## install, train, serve, break things, and report into out/demo (ARGS=--quick: one minute)
 	$(BIN)/proa demo serving $(ARGS)

@@ -8,6 +8,8 @@
     ├── UnknownModel               NOT_FOUND           no such model or version
     ├── NotSupported               UNIMPLEMENTED
     ├── Overloaded                 RESOURCE_EXHAUSTED  a limit was reached; has retry_after_s
+    ├── Unauthenticated            UNAUTHENTICATED     no token, or a wrong one
+    ├── PermissionDenied           PERMISSION_DENIED   a token that may not do this
     ├── DeadlinePassed             DEADLINE_EXCEEDED
     ├── RequestCancelled           CANCELLED
     ├── Unavailable                UNAVAILABLE         a peer is gone, or there is no worker
@@ -61,6 +63,14 @@ class Overloaded(ProaError):
     def __init__(self, message: str, *, retry_after_s: float = 0.1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Unauthenticated(ProaError):
+    status = "UNAUTHENTICATED"
+
+
+class PermissionDenied(ProaError):
+    status = "PERMISSION_DENIED"
 
 
 class DeadlinePassed(ProaError):

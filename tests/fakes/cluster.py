@@ -23,6 +23,7 @@ from fakes.triton_fake import FakeTriton, Floats, images, linear
 from proa import rpc, wire
 from proa.api.v1 import faults_pb2, faults_pb2_grpc, frontend_pb2, frontend_pb2_grpc
 from proa.client import AsyncClient, ProaError
+from proa.cluster.endpoints import EndpointSource
 from proa.decoder.main import serve_decoder
 from proa.decoder.settings import DecoderSettings
 from proa.encoder.main import serve_encoder
@@ -75,11 +76,13 @@ def worker_list(model: str, workers: list[FakeTriton], roles: dict[int, str] | N
 
 @dataclass
 class Frontend:
-    """`address`: the frontend's OIP port; `admin_port`: its admin port; `stub`: the protocol."""
+    """`address`: the frontend's OIP port; `admin_port`: its admin port; `stub`: the protocol;
+    `task`: the process, cancelled by a signal."""
 
     address: str
     admin_port: int
     channel: grpc.aio.Channel
+    task: asyncio.Task[None]
 
     @property
     def stub(self) -> Any:
@@ -140,12 +143,18 @@ def request(image: Floats | None = None, **parameters: wire.Parameter) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def frontend(**settings: object) -> AsyncIterator[Frontend]:
-    """A frontend on loopback; it listens, its models need not be ready."""
+async def frontend(
+    *, source: EndpointSource | None = None, **settings: object
+) -> AsyncIterator[Frontend]:
+    """A frontend on loopback; it listens, its models need not be ready. `source`: its discovery."""
     values = {"host": "127.0.0.1", "port": 0, "admin_port": 0, "grace_s": 0.2, **settings}
     listening: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(
-        serve_frontend(FrontendSettings(**values), listening=listening)  # type: ignore[arg-type]
+        serve_frontend(
+            FrontendSettings(**values),  # type: ignore[arg-type]
+            listening=listening,
+            source=source,
+        )
     )
     try:
         await asyncio.wait([task, listening], return_when=asyncio.FIRST_COMPLETED)
@@ -154,7 +163,7 @@ async def frontend(**settings: object) -> AsyncIterator[Frontend]:
         port, admin_port = listening.result()
         address = f"127.0.0.1:{port}"
         async with rpc.connect(address, message_bytes_max=MESSAGE_BYTES_MAX) as channel:
-            yield Frontend(address, admin_port, channel)
+            yield Frontend(address, admin_port, channel, task)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -185,7 +194,7 @@ async def cluster(
             **settings,
         }
         served = await stack.enter_async_context(frontend(**values))
-        made = Cluster(served.address, served.admin_port, served.channel, found)
+        made = Cluster(served.address, served.admin_port, served.channel, served.task, found)
         wanted = len(found) if up is None else up
         await until(lambda: _count(made, "up", wanted))
         if wanted:
@@ -210,7 +219,8 @@ class Load:
     def __init__(self, address: str, *, clients: int = 3, **options: Any) -> None:
         self.answers: list[tuple[Floats, Any]] = []
         self.errors: list[ProaError] = []
-        self._client = AsyncClient(address, **{"deadline_s": 3.0, **options})
+        # Without retries of the client's own: what a frontend loses is to be seen.
+        self._client = AsyncClient(address, **{"deadline_s": 3.0, "retry": False, **options})
         self._clients = clients
         self._tasks: list[asyncio.Task[None]] = []
 

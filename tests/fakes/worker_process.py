@@ -39,10 +39,11 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
     def __init__(self, repository: Path, folder: Path, **settings: str) -> None:
         self.scratch = folder / "scratch"
         self.log = folder / "worker.log"
-        self.port, http, metrics, self.admin_port = free_ports(4)
+        self.port, self.http_port, self.metrics_port, self.admin_port = free_ports(4)
         own = {
             "REPOSITORY": repository, "SCRATCH": self.scratch, "PORT": self.port,
-            "HTTP_PORT": http, "METRICS_PORT": metrics, "ADMIN_PORT": self.admin_port,
+            "HTTP_PORT": self.http_port, "METRICS_PORT": self.metrics_port,
+            "ADMIN_PORT": self.admin_port,
         }  # fmt: skip
         self._environment = {
             **os.environ,

@@ -150,20 +150,28 @@ def test_a_spec_arrives_as_it_was_written(tmp_path: Path) -> None:
     assert (model.name, model.slo.default_deadline_ms) == ("123", 3_600_000)
 
 
-def test_a_model_rolls_its_own_workers_only() -> None:
-    def marks(limit: int) -> dict[str, str]:
-        spec = over(SPEC, {"model": {"maxBatch": limit}})
-        models = [
-            {"name": "a", "spec": spec, "source": {"builtin": "digits"}},
-            {"name": "b", "spec": SPEC, "source": {"builtin": "digits"}},
-        ]
-        found = documents(over(profile("default"), {"models": models}))
-        return {
-            d["metadata"]["name"]: str(d["spec"]["template"]) for d in of_kind(found, "Deployment")
-        }
+def templates(spec: dict[str, Any]) -> dict[str, str]:
+    """The pod templates by Deployment of a release with models a (of this spec) and b."""
+    models = [
+        {"name": "a", "spec": spec, "source": {"builtin": "digits"}},
+        {"name": "b", "spec": SPEC, "source": {"builtin": "digits"}},
+    ]
+    found = documents(over(profile("default"), {"models": models}))
+    return {d["metadata"]["name"]: str(d["spec"]["template"]) for d in of_kind(found, "Deployment")}
 
-    before, after = marks(4), marks(5)
+
+def test_a_model_rolls_its_own_workers_only() -> None:
+    before, after = (templates(over(SPEC, {"model": {"maxBatch": limit}})) for limit in (4, 5))
     assert [name for name in before if before[name] != after[name]] == ["demo-proa-worker-a"]
+
+
+def test_what_only_frontends_read_rolls_nothing() -> None:
+    red = {"policy": "hedge", "patience": "first", "qualitySample": 0.5}
+    assert templates(SPEC) == templates(over(SPEC, {"redundancy": red}))
+
+
+def test_another_code_rolls_the_workers_that_packed_the_old_one() -> None:
+    assert templates(SPEC) != templates(over(SPEC, {"redundancy": {"k": 3}}))
 
 
 def test_gpu() -> None:

@@ -14,7 +14,7 @@ from fakes.cluster import request, worker_list, write_spec
 from fakes.eventually import eventually
 from fakes.triton_fake import FakeTriton, images
 from proa.errors import ProaError, Unavailable
-from proa.frontend.main import build_models
+from proa.frontend.main import build_world
 from proa.frontend.metrics import FrontendMetrics
 from proa.frontend.queries import check_request
 from proa.frontend.settings import FrontendSettings
@@ -33,18 +33,13 @@ async def model(folder, redundancy, workers, **settings):
         **settings,
     }
     channels = Channels(message_bytes_max=1 << 20)
-    models = build_models(
-        FrontendSettings(**values), channels, FrontendMetrics(CollectorRegistry())
-    )
-    found = models.get("digits")
-    pool = asyncio.create_task(found.pool.run(found.shell))
+    world = build_world(FrontendSettings(**values), channels, FrontendMetrics(CollectorRegistry()))
+    found = world.models.get("digits")
     try:
         await eventually(lambda: len(list(found.shell.engine.state.workers)) == len(workers))
         yield found
     finally:
-        pool.cancel()
-        await asyncio.gather(pool, return_exceptions=True)
-        await found.shell.close()
+        await world.models.close()
         await channels.close()
 
 

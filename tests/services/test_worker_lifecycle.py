@@ -6,10 +6,12 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
 from fakes.eventually import eventually_sync
+from fakes.installed_triton import installed_triton
 from fakes.worker_process import WorkerProcess
 from proa.worker.launch import SHM, shm_prefix
 
@@ -57,6 +59,34 @@ def test_sigterm_leaves_nothing(repository: Path, tmp_path: Path) -> None:
         assert worker.ready()
         assert worker.stop() == 0
     assert worker.processes(SERVER) + worker.processes(STUB) == []
+    assert worker.left_over() == []
+
+
+def test_an_installed_triton_serves(repository: Path, tmp_path: Path) -> None:
+    """Triton's own image in place of the wheel, made from the wheel's parts."""
+    folder = installed_triton(tmp_path / "tritonserver")
+    with WorkerProcess(repository, tmp_path, TRITON=str(folder)) as worker:
+        client = triton.InferenceServerClient(worker.address)
+        query = triton.InferInput("x", [1, 2], "FP32")
+        query.set_data_from_numpy(np.ones((1, 2), np.float32))
+        assert client.infer("double", [query]).as_numpy("y").tolist() == [[2.0, 2.0]]
+        assert worker.stop() == 0
+    assert worker.left_over() == []
+
+
+def test_a_draining_worker_serves_on_until_it_is_told_again(
+    repository: Path, tmp_path: Path
+) -> None:
+    with WorkerProcess(repository, tmp_path, DRAIN_S="600") as worker:
+        assert worker.process is not None
+        worker.process.send_signal(signal.SIGTERM)
+        eventually_sync(lambda: worker.page("readyz") == (503, "draining\n"))
+        assert worker.page("livez")[0] == 200
+        client = triton.InferenceServerClient(worker.address)
+        data = triton.InferInput("x", [1, 2], "FP32")
+        data.set_data_from_numpy(np.ones((1, 2), np.float32))
+        assert client.infer("double", [data]).as_numpy("y").tolist() == [[2.0, 2.0]]
+        assert worker.stop() == 0
     assert worker.left_over() == []
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import urllib.error
 import urllib.request
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+from fakes.eventually import eventually_sync
 from proa.errors import EnvironmentLacks
-from proa.runtime.admin import BEAT_S_MAX, Admin
+from proa.runtime.admin import BEAT_S_MAX, CONNECTIONS_MAX, Admin
 
 
 class Clock:
@@ -83,3 +86,22 @@ def test_start_and_stop_may_be_repeated(admin):
     assert admin.port == port
     admin.stop()
     admin.stop()
+
+
+def test_connections_have_a_limit(admin):
+    """More are hung up on; once some end, there is room again."""
+    target = ("127.0.0.1", admin.port)
+    admin.set_ready(True)
+    with contextlib.ExitStack() as stack:
+        for _ in range(CONNECTIONS_MAX):
+            stack.enter_context(socket.create_connection(target, 5))
+        with socket.create_connection(target, 5) as one_more:
+            assert one_more.recv(1) == b""
+    eventually_sync(lambda: reachable(admin))
+
+
+def reachable(admin):
+    try:
+        return get(admin, "/readyz") == (200, "ok\n")
+    except OSError:
+        return False

@@ -43,7 +43,7 @@ class Process:
         await self.release.wait()
         return request
 
-    async def start(self, *, grace_s=10.0):
+    async def start(self, *, grace_s=10.0, drain_s=0.0):
         self.server = make_server(message_bytes_max=1 << 20, calls_max=16)
         handlers = {"Wait": grpc.unary_unary_rpc_method_handler(self.wait)}
         generic = grpc.method_handlers_generic_handler("t", handlers)
@@ -59,6 +59,7 @@ class Process:
                 roots=self.roots,
                 ready=self.ready,
                 grace_s=grace_s,
+                drain_s=drain_s,
             )
         )
 
@@ -100,6 +101,34 @@ async def test_ready_is_announced_when_the_data_path_is(process):
     process.ready.clear()
     await eventually(lambda: not process.admin_ready)
     assert await process.health() == NOT_SERVING
+
+
+async def test_a_draining_process_is_unready_and_serves_on(process):
+    process.ready.set()
+    await process.start(drain_s=600.0)
+    await eventually(lambda: process.admin_ready)
+    process.task.cancel()
+    await eventually(lambda: not process.admin_ready)
+    assert await process.health() == NOT_SERVING
+    process.ready.clear()
+    process.ready.set()
+    process.release.set()
+    assert await process.call() == b"x"
+    assert not process.admin_ready
+    process.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await process.task
+
+
+async def test_a_root_that_fails_ends_the_process_without_a_drain(process):
+    process.roots = {"broken": broken()}
+    await process.start(drain_s=600.0)
+    with pytest.raises(ProaError, match="root task 'broken' failed"):
+        await process.task
+
+
+async def broken():
+    raise Unavailable("gone")
 
 
 async def test_a_call_under_way_ends_before_the_process_does(process):

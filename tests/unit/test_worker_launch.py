@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fakes.installed_triton import installed_triton
 from fakes.programs import linear_model
 from proa.errors import EnvironmentLacks, ProgramRefused, SettingsError
 from proa.runtime.settings import from_env
@@ -45,6 +46,37 @@ def test_command_and_environment(tmp_path: Path) -> None:
         "triton_python_backend_stub",
         "triton_python_backend_utils.py",
     } <= names
+
+
+def test_an_installed_triton_is_used_as_it_is(tmp_path: Path) -> None:
+    """As in Triton's own image: all its backends, its libraries, GPU metrics; nothing is copied."""
+    folder = installed_triton(tmp_path / "tritonserver")
+    found = launch.prepare(
+        tmp_path / "repo", tmp_path, PORTS, {"PATH": "/bin"}, host="::1", installed=folder
+    )
+    assert found.command[0] == str(folder / "bin/tritonserver")
+    assert f"--backend-directory={folder / 'backends'}" in found.command
+    assert "--allow-gpu-metrics=true" in found.command
+    assert found.environment["LD_LIBRARY_PATH"].startswith(str(folder / "lib"))
+    assert "pytriton" not in " ".join(found.environment.values())
+    assert not (tmp_path / "backends").exists()
+
+
+@pytest.mark.parametrize(
+    "part", ["bin/tritonserver", "backends/python/triton_python_backend_utils.py"]
+)
+def test_an_installed_triton_that_lacks_a_part(part: str, tmp_path: Path) -> None:
+    folder = installed_triton(tmp_path / "tritonserver")
+    (folder / part).unlink()
+    with pytest.raises(EnvironmentLacks, match=f"PROA_WORKER_TRITON={folder}: {part} is missing"):
+        launch.find_installed(folder)
+
+
+def test_an_installed_triton_for_another_python(tmp_path: Path) -> None:
+    own = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    folder = installed_triton(tmp_path / "tritonserver", python="3.10")
+    with pytest.raises(EnvironmentLacks, match=f"is built for Python 3.10, this is {own}"):
+        launch.find_installed(folder)
 
 
 def test_a_scratch_that_cannot_be_written(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proa.cli.common import OK, Verbs, add_run_dir, add_verb, emit, integer, say
+from proa.cli.security import add_security, tls_of, token_of
 from proa.errors import InvalidRequest
 from proa.spec.types import POLICIES
 
@@ -44,6 +45,7 @@ def register(verbs: Verbs) -> None:
         "--address", metavar="HOST:PORT", help="of a frontend (default: the one in --run-dir)"
     )
     add_run_dir(parser)
+    add_security(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -51,7 +53,14 @@ def _run(args: argparse.Namespace) -> int:
     from proa.local.run_file import read_run
 
     address = args.address or read_run(args.run_dir).address
-    with Client(address, deadline_s=args.deadline_s, exact=args.exact, policy=args.policy) as proa:
+    with Client(
+        address,
+        deadline_s=args.deadline_s,
+        exact=args.exact,
+        policy=args.policy,
+        tls=tls_of(args),
+        token=token_of(args),
+    ) as proa:
         metadata = proa.metadata(args.model)
         arrays = _random(metadata, args.seed) if args.random else _read(args.input, metadata)
         began = time.monotonic()

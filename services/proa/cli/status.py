@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from proa.cli.common import FAILED, OK, Verbs, add_run_dir, add_verb, emit, integer
+from proa.cli.security import add_security, tls_of, token_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,6 +34,7 @@ def register(verbs: Verbs) -> None:
         "--address", metavar="HOST:PORT", help="of a frontend (default: the one in --run-dir)"
     )
     add_run_dir(parser)
+    add_security(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -42,7 +44,7 @@ def _run(args: argparse.Namespace) -> int:
 async def _show(args: argparse.Namespace) -> int:
     from contextlib import aclosing
 
-    reports = _reports(_address(args), args.interval_ms, watch=args.watch)
+    reports = _reports(args)
     async with aclosing(reports):
         if args.json:
             return await _emit(args, reports)
@@ -61,26 +63,28 @@ def _run_of(args: argparse.Namespace) -> Run | None:
     return None if args.address else read_run(args.run_dir)
 
 
-async def _reports(
-    address: str, interval_ms: int, *, watch: bool
-) -> AsyncGenerator[Mapping[str, Any], None]:
-    """StatusReports as JSON trees: one, or with `watch` without end."""
+async def _reports(args: argparse.Namespace) -> AsyncGenerator[Mapping[str, Any], None]:
+    """StatusReports as JSON trees: one, or with --watch without end."""
     from google.protobuf.json_format import MessageToDict
 
     from proa import rpc
     from proa.api.v1 import frontend_pb2, frontend_pb2_grpc
 
-    async with rpc.connect(address, message_bytes_max=_MESSAGE_BYTES_MAX) as channel:
+    address, tls, metadata = _address(args), tls_of(args), rpc.bearer(token_of(args))
+    async with rpc.connect(
+        address, message_bytes_max=_MESSAGE_BYTES_MAX, tls=tls.read() if tls else None
+    ) as channel:
         stub = frontend_pb2_grpc.FrontendStub(channel)  # type: ignore[no-untyped-call]
-        request = frontend_pb2.StatusRequest(interval_ms=interval_ms)
+        request = frontend_pb2.StatusRequest(interval_ms=args.interval_ms)
+        timeout = None if args.watch else _DEADLINE_S
         async with rpc.peer_errors(f"frontend {address}"):
-            async for report in stub.Status(request, timeout=None if watch else _DEADLINE_S):
+            async for report in stub.Status(request, timeout=timeout, metadata=metadata):
                 yield MessageToDict(
                     report,
                     preserving_proto_field_name=True,
                     always_print_fields_with_no_presence=True,
                 )
-                if not watch:
+                if not args.watch:
                     return
 
 

@@ -6,6 +6,8 @@
         answer = client.infer("digits", images)  # images: (batch, 1, 8, 8) float32
         print(answer.only.argmax(axis=1), answer.source)
 
+    Client("proa.example.com:8001", tls=Tls(ca="ca.crt"), token=secret)  # behind locks
+
 `AsyncClient` has the same methods as coroutines. Every array has its batch axis. A failed call
 raises one of these; each is chained to what gRPC said:
 
@@ -14,6 +16,8 @@ raises one of these; each is chained to what gRPC said:
     ├── UnknownModel       no such model or version
     ├── NotSupported       the server does not offer this call
     ├── Overloaded         a limit was reached; try again after .retry_after_s seconds
+    ├── Unauthenticated    the server wants a token: there is none, or a wrong one
+    ├── PermissionDenied   the token is not for this model
     ├── DeadlinePassed     no answer in time
     ├── RequestCancelled   cancelled by the server
     ├── Unavailable        the server cannot be reached, or has no worker
@@ -36,13 +40,16 @@ from proa.errors import (
     InvalidRequest,
     NotSupported,
     Overloaded,
+    PermissionDenied,
     ProaError,
     ProgramRefused,
     RequestCancelled,
     TooManyErasures,
+    Unauthenticated,
     Unavailable,
     UnknownModel,
 )
+from proa.rpc import Tls
 
 __all__ = [
     "Answer",
@@ -57,11 +64,14 @@ __all__ = [
     "ModelInfo",
     "NotSupported",
     "Overloaded",
+    "PermissionDenied",
     "ProaError",
     "ProgramRefused",
     "RequestCancelled",
     "TensorInfo",
+    "Tls",
     "TooManyErasures",
+    "Unauthenticated",
     "Unavailable",
     "UnknownModel",
 ]

@@ -18,14 +18,19 @@ from proa.client.batch import INFLIGHT_MAX, Batch, check_inflight
 from proa.client.messages import MESSAGE_BYTES_MAX, Call, CallOptions, Inputs, Options
 from proa.client.values import Answer, Metadata, ModelInfo
 from proa.errors import DeadlinePassed, ProaError, RequestCancelled, Unavailable, UnknownModel
+from proa.rpc import Tls
 
 
 class AsyncClient:
     """A client of the server at `address` (host:port); it connects at the first call.
 
     deadline_s, exact and policy are the defaults of every call (see CallOptions). Used in one
-    event loop, by any number of tasks. Errors: the tree in `proa.client`; InvalidRequest for a bad
-    address or deadline; RuntimeError once closed.
+    event loop, by any number of tasks. tls: speak TLS, with Tls() towards a certificate that gRPC
+    believes; None: in the clear. token: of a frontend that wants one; who reads the wire without
+    TLS has it. retry: a call that finds no server, or whose server stops, is made again, a few
+    times within its deadline (an inference changes nothing, so it may run twice). Errors: the tree
+    in `proa.client`; InvalidRequest for a bad address, deadline, token or file of `tls`;
+    RuntimeError once closed.
     """
 
     def __init__(
@@ -36,10 +41,16 @@ class AsyncClient:
         exact: bool = False,
         policy: str | None = None,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
+        tls: Tls | None = None,
+        token: str | None = None,
+        retry: bool = True,
     ) -> None:
         self.address = rpc.check_address(address)
         self._options = Options(exact=exact, policy=policy, deadline_s=deadline_s)
         self._message_bytes_max = message_bytes_max
+        self._tls = tls.read() if tls else None
+        self._metadata_sent = rpc.bearer(token)
+        self._retry = retry
         self._channel: grpc.aio.Channel | None = None
         self._closed = False
         self._input_names: dict[tuple[str, str], str] = {}
@@ -145,7 +156,9 @@ class AsyncClient:
     async def _unary(self, method: str, request: Any, begun: Call) -> Any:
         stub = self._stub()
         async with self._peer_errors():
-            return await getattr(stub, method)(request, timeout=begun.remaining_s())
+            return await getattr(stub, method)(
+                request, timeout=begun.remaining_s(), metadata=self._metadata_sent
+            )
 
     async def _stream(self, batch: Batch, inflight_max: int) -> None:
         slots = asyncio.Semaphore(inflight_max)
@@ -158,7 +171,9 @@ class AsyncClient:
         if not batch.requests:
             return
         stub = self._stub()
-        call = stub.ModelStreamInfer(requests(), timeout=batch.call.remaining_s())
+        call = stub.ModelStreamInfer(
+            requests(), timeout=batch.call.remaining_s(), metadata=self._metadata_sent
+        )
         try:
             async with self._peer_errors():
                 async for reply in call:
@@ -183,5 +198,10 @@ class AsyncClient:
         if self._closed:
             raise RuntimeError("the client is closed")
         if self._channel is None:
-            self._channel = rpc.connect(self.address, message_bytes_max=self._message_bytes_max)
+            self._channel = rpc.connect(
+                self.address,
+                message_bytes_max=self._message_bytes_max,
+                tls=self._tls,
+                retry=self._retry,
+            )
         return service_pb2_grpc.GRPCInferenceServiceStub(self._channel)

@@ -30,6 +30,8 @@ _ERRORS: dict[str, type[ProaError]] = {
         errors.InvalidRequest,
         errors.UnknownModel,
         errors.NotSupported,
+        errors.Unauthenticated,
+        errors.PermissionDenied,
         errors.DeadlinePassed,
         errors.RequestCancelled,
         errors.Unavailable,

@@ -19,14 +19,18 @@ from proa.client.batch import INFLIGHT_MAX, Batch, check_inflight
 from proa.client.messages import MESSAGE_BYTES_MAX, Call, CallOptions, Inputs, Options
 from proa.client.values import Answer, Metadata, ModelInfo
 from proa.errors import DeadlinePassed, ProaError, Unavailable, UnknownModel
+from proa.rpc import Tls
 
 
 class Client:
     """A client of the server at `address` (host:port); it connects at the first call.
 
     deadline_s, exact and policy are the defaults of every call (see CallOptions). Any number of
-    threads may use it. Errors: the tree in `proa.client`; InvalidRequest for a bad address or
-    deadline; RuntimeError once closed.
+    threads may use it. tls: speak TLS, with Tls() towards a certificate that gRPC believes; None:
+    in the clear. token: of a frontend that wants one; who reads the wire without TLS has it.
+    retry: a call that finds no server, or whose server stops, is made again, a few times within its
+    deadline (an inference changes nothing, so it may run twice). Errors: the tree in `proa.client`;
+    InvalidRequest for a bad address, deadline, token or file of `tls`; RuntimeError once closed.
     """
 
     def __init__(
@@ -37,10 +41,16 @@ class Client:
         exact: bool = False,
         policy: str | None = None,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
+        tls: Tls | None = None,
+        token: str | None = None,
+        retry: bool = True,
     ) -> None:
         self.address = rpc.check_address(address)
         self._options = Options(exact=exact, policy=policy, deadline_s=deadline_s)
-        self._channel = _connect(address, message_bytes_max)
+        self._metadata_sent = rpc.bearer(token)
+        self._channel = _connect(
+            address, message_bytes_max, tls.read() if tls else None, retry=retry
+        )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._closed = False
         self._input_names: dict[tuple[str, str], str] = {}
@@ -143,7 +153,9 @@ class Client:
 
     def _unary(self, method: str, request: Any, begun: Call) -> Any:
         with _peer_errors(self.address):
-            return getattr(self._stub, method)(request, timeout=begun.remaining_s())
+            return getattr(self._stub, method)(
+                request, timeout=begun.remaining_s(), metadata=self._metadata_sent
+            )
 
     def _stream(self, batch: Batch, inflight_max: int) -> None:
         slots = threading.Semaphore(inflight_max)
@@ -159,7 +171,9 @@ class Client:
         if not batch.requests:
             return
         with _peer_errors(self.address):
-            call = self._stub.ModelStreamInfer(requests(), timeout=batch.call.remaining_s())
+            call = self._stub.ModelStreamInfer(
+                requests(), timeout=batch.call.remaining_s(), metadata=self._metadata_sent
+            )
             try:
                 for reply in call:
                     batch.accept(reply)
@@ -170,9 +184,11 @@ class Client:
                 call.cancel()
 
 
-def _connect(address: str, message_bytes_max: int) -> grpc.Channel:
+def _connect(
+    address: str, message_bytes_max: int, tls: rpc.ChannelTls | None, *, retry: bool
+) -> grpc.Channel:
     """The synchronous counterpart of `rpc.connect`."""
-    options = [
+    options: list[tuple[str, int | str]] = [
         ("grpc.max_send_message_length", message_bytes_max),
         ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.keepalive_time_ms", rpc.KEEPALIVE_TIME_MS),
@@ -180,9 +196,9 @@ def _connect(address: str, message_bytes_max: int) -> grpc.Channel:
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_reconnect_backoff_ms", rpc.RECONNECT_BACKOFF_MS_MAX),
-        ("grpc.enable_retries", 0),
+        *(rpc.RETRY_OPTIONS if retry else (("grpc.enable_retries", 0),)),
     ]
-    return grpc.insecure_channel(f"dns:///{address}", options=options)
+    return rpc.open_channel_sync(address, tls, options)
 
 
 @contextmanager

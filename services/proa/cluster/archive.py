@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, cast
 
 from proa.errors import ProgramRefused
 
@@ -71,8 +71,8 @@ def _damage() -> Iterator[None]:
         raise ProgramRefused(f"the archive is damaged: {exc}") from exc
 
 
-def _unpack_tar(plain: IO[bytes], writer: _Writer) -> None:
-    with tarfile.open(fileobj=_Plain(plain), mode="r:") as tar:
+def _unpack_tar(plain: IO[bytes] | gzip.GzipFile, writer: _Writer) -> None:
+    with tarfile.open(fileobj=cast("IO[bytes]", _Plain(plain)), mode="r:") as tar:
         for member in tar:
             if member.isdir():
                 writer.folder(member.name)
@@ -107,7 +107,7 @@ def _unpack_zip(file: BinaryIO, writer: _Writer) -> None:
 class _Plain:
     """What tarfile reads from; refuses a read that only a header of absurd size makes."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes] | gzip.GzipFile) -> None:
         self._file = file
         self.seek = file.seek
         self.tell = file.tell

@@ -11,8 +11,10 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from proa.api.v1 import decoder_pb2_grpc
 from proa.decoder import service
 from proa.decoder.settings import DecoderSettings
+from proa.rpc import DECODER
 from proa.runtime.settings import from_env
 from proa.runtime.stateless import Service, serve_stateless
+from proa.runtime.tls import open_tls
 
 
 async def main() -> None:
@@ -23,6 +25,7 @@ async def serve_decoder(
     settings: DecoderSettings, *, listening: asyncio.Future[tuple[int, int]] | None = None
 ) -> None:
     """Serve until cancelled; `listening` gets the gRPC port and the admin port."""
+    tls = open_tls(settings.tls_dir, "PROA_DECODER_TLS_DIR", DECODER)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     servicer = service.DecoderService(registry, calls_max=settings.calls_max)
@@ -33,5 +36,9 @@ async def serve_decoder(
         )
 
     await serve_stateless(
-        Service(service.NAME, add, service.self_check), settings, registry, listening=listening
+        Service(service.NAME, add, service.self_check),
+        settings,
+        registry,
+        tls=tls,
+        listening=listening,
     )

@@ -142,7 +142,8 @@ class _Run:
     async def play(self, console: Console) -> None:
         """Load, faults and bookkeeping side by side, all from the same start."""
         schedule = poisson_schedule(RATE_HZ, self._scenario.duration_s, self._scenario.seed)
-        async with AsyncClient(self._stage.address, deadline_s=DEADLINE_S) as client:
+        # No retries of the client's own: what a policy loses is to be seen.
+        async with AsyncClient(self._stage.address, deadline_s=DEADLINE_S, retry=False) as client:
 
             async def send(index: int) -> Outcome:
                 answer = await client.infer("digits", {"image": self._image(index)})

@@ -12,9 +12,10 @@ from proa.api.v1 import encoder_pb2_grpc
 from proa.encoder import service
 from proa.encoder.settings import EncoderSettings
 from proa.parity import ParityRunner
-from proa.rpc import Channels
+from proa.rpc import ENCODER, Channels
 from proa.runtime.settings import from_env
 from proa.runtime.stateless import Service, serve_stateless
+from proa.runtime.tls import open_tls
 
 
 async def main() -> None:
@@ -25,12 +26,14 @@ async def serve_encoder(
     settings: EncoderSettings, *, listening: asyncio.Future[tuple[int, int]] | None = None
 ) -> None:
     """Serve until cancelled; `listening` gets the gRPC port and the admin port."""
+    tls = open_tls(settings.tls_dir, "PROA_ENCODER_TLS_DIR", ENCODER)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     channels = Channels(
         message_bytes_max=settings.message_bytes_max,
         channels_max=settings.workers_max,
         grace_s=settings.deadline_s_max,
+        tls=tls,
     )
     servicer = service.EncoderService(
         ParityRunner(channels),
@@ -46,7 +49,11 @@ async def serve_encoder(
 
     try:
         await serve_stateless(
-            Service(service.NAME, add, service.self_check), settings, registry, listening=listening
+            Service(service.NAME, add, service.self_check),
+            settings,
+            registry,
+            tls=tls,
+            listening=listening,
         )
     finally:
         await channels.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from proa.runtime.settings import setting
 
@@ -63,6 +64,19 @@ class EncoderSettings:
         minimum=0.0,
         maximum=600.0,
         why="time that calls under way have to end when the process is told to stop",
+    )
+    drain_s: float = setting(
+        0.0,
+        env="PROA_ENCODER_DRAIN_S",
+        unit="s",
+        minimum=0.0,
+        maximum=3600.0,
+        why="told to stop: unready at once, but served on for so long, until all have heard of it",
+    )
+    tls_dir: Path | None = setting(
+        None,
+        env="PROA_ENCODER_TLS_DIR",
+        why="tls.crt, tls.key, ca.crt: mutual TLS among the services; not set: none",
     )
     faults: bool = setting(
         False,

@@ -16,7 +16,7 @@ from proa.errors import DeadlinePassed, Overloaded, ProaError, Unavailable
 from proa.frontend.addresses import WorkerAddress
 from proa.frontend.queries import Tensors
 from proa.parity import ParityRunner, bytes_of, decode_outputs, off_loop
-from proa.rpc import Channels, peer_errors
+from proa.rpc import DECODER, ENCODER, Channels, peer_errors
 from proa.spec import CodedModel
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,20 @@ DECODE_TIMEOUT_S = 0.1
 class Peers:
     """Addresses of equal peers, used in turn; one that keeps failing rests for a while."""
 
-    def __init__(self, addresses: Sequence[str], now: Callable[[], float]) -> None:
-        self._resting_until = dict.fromkeys(addresses, 0.0)
-        self._failures = dict.fromkeys(addresses, 0)
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._resting_until: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
         self._now = now
+
+    def update(self, addresses: Sequence[str]) -> list[str]:
+        """These are the peers from now on. Returns those that are so no longer."""
+        gone = [address for address in self._resting_until if address not in addresses]
+        for address in gone:
+            del self._resting_until[address], self._failures[address]
+        for address in addresses:
+            self._resting_until.setdefault(address, 0.0)
+            self._failures.setdefault(address, 0)
+        return gone
 
     def __bool__(self) -> bool:
         return bool(self._resting_until)
@@ -51,10 +61,13 @@ class Peers:
 
     def answered(self, address: str) -> None:
         """The peer works."""
-        self._failures[address] = 0
+        if address in self._failures:
+            self._failures[address] = 0
 
     def failed(self, address: str) -> None:
         """It did not answer."""
+        if address not in self._failures:
+            return
         self._failures[address] += 1
         if self._failures[address] >= FAILURES_MAX:
             self._resting_until[address] = self._now() + REST_S
@@ -141,7 +154,7 @@ class Coders:
             outputs=outputs,
             worker=worker.address,
         )
-        call = self._channels(encoder).unary_unary(
+        call = self._channels(encoder, ENCODER).unary_unary(
             "/proa.api.v1.Encoder/InferParity",
             request_serializer=encoder_pb2.InferParityRequest.SerializeToString,
             response_deserializer=encoder_pb2.InferParityResponse.FromString,
@@ -198,7 +211,7 @@ class Coders:
             parity=[_prediction(j, one) for j, one in parity.items()],
             missing=missing,
         )
-        call = self._channels(decoder).unary_unary(
+        call = self._channels(decoder, DECODER).unary_unary(
             "/proa.api.v1.Decoder/Decode",
             request_serializer=decoder_pb2.DecodeRequest.SerializeToString,
             response_deserializer=decoder_pb2.DecodeResponse.FromString,

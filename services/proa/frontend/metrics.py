@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from proa.dispatch import Engine
 from proa.dispatch.group import GroupState
+from proa.dispatch.workers import Worker
 
 SECONDS = (
     *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075),
@@ -51,6 +53,35 @@ class FrontendMetrics:
             ["model", "service"],
             registry=registry,
         )
+        self.spec_errors = Counter(
+            "proa_frontend_spec_errors_total",
+            "Spec files that could not be used; what was in force stays so",
+            registry=registry,
+        )
+        self.discovery_errors = Counter(
+            "proa_frontend_discovery_errors_total",
+            "Errors of discovery; who was there last counts as there",
+            registry=registry,
+        )
+        self.models = Gauge(
+            "proa_frontend_models",
+            "Models: serving, starting (a new version beside the old), leaving; broken spec files",
+            ["state"],
+            registry=registry,
+        )
+        self.frontends = Gauge(
+            "proa_frontends",
+            "Frontends that share the workers, as this one sees",
+            registry=registry,
+        )
+        self.index = Gauge(
+            "proa_frontend_index", "Which of them this one is, from 0", registry=registry
+        )
+
+    def count_models(self, counts: Mapping[str, int]) -> None:
+        """So many models in each state."""
+        for state, count in counts.items():
+            self.models.labels(state).set(count)
 
 
 class Recent:
@@ -76,7 +107,7 @@ class Recent:
 class EngineCollector(Collector):
     """Reads the engines of all models at scrape time."""
 
-    def __init__(self, engines: Mapping[str, Engine]) -> None:
+    def __init__(self, engines: Callable[[], Mapping[str, Engine]]) -> None:
         self._engines = engines
 
     def collect(self) -> Iterable[Metric]:
@@ -112,7 +143,7 @@ class EngineCollector(Collector):
             "Parity rows that failed or found no worker",
             labels=("model",),
         )
-        for model, engine in self._engines.items():
+        for model, engine in self._engines().items():
             stats = engine.state.stats
             for counter, found in (
                 (answers, stats.answers),
@@ -146,12 +177,12 @@ class EngineCollector(Collector):
             "Share of workers busy with queries, 0 to 1",
             labels=("model",),
         )
-        for model, engine in self._engines.items():
+        for model, engine in self._engines().items():
             state = engine.state
             queue.add_metric((model,), engine.queue_depth)
-            trusted = [w.trusted for w in list(state.workers)]
-            workers.add_metric((model, "up"), sum(trusted))
-            workers.add_metric((model, "suspected"), len(trusted) - sum(trusted))
+            found = Counts(_worker_state(worker) for worker in list(state.workers))
+            for label in ("up", "suspected", "draining"):
+                workers.add_metric((model, label), found[label])
             states = [group.state for group in list(engine.coding.groups.values())]
             for one in (GroupState.OPEN, GroupState.CLOSED, GroupState.DECODABLE):
                 open_groups.add_metric((model, one.value), states.count(one))
@@ -160,3 +191,9 @@ class EngineCollector(Collector):
             samples.add_metric((model,), state.quality.samples)
             used.add_metric((model,), engine.utilisation.value)
         yield from (queue, workers, open_groups, agreed, samples, used)
+
+
+def _worker_state(worker: Worker) -> str:
+    if worker.draining:
+        return "draining"
+    return "up" if worker.trusted else "suspected"

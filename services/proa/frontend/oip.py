@@ -14,10 +14,12 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 import proa
 from proa import wire
 from proa.errors import BadAnswer, Overloaded, ProaError, UnknownModel
+from proa.frontend.auth import Auth
 from proa.frontend.metrics import FrontendMetrics
 from proa.frontend.models import Model, Models
 from proa.frontend.queries import VERSIONS, CheckedQuery, check_request
 from proa.frontend.shell import Result
+from proa.frontend.tokens import Tenant
 from proa.rpc import Context, servicer_errors, status_of
 from proa.spec import TensorSpec
 
@@ -32,10 +34,11 @@ class OipService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     """inference.GRPCInferenceService. What Triton adds and is not here is UNIMPLEMENTED."""
 
     def __init__(
-        self, models: Models, metrics: FrontendMetrics, *, stream_inflight_max: int
+        self, models: Models, metrics: FrontendMetrics, auth: Auth, *, stream_inflight_max: int
     ) -> None:
         self._models = models
         self._metrics = metrics
+        self._auth = auth
         self._stream_inflight_max = stream_inflight_max
 
     @servicer_errors
@@ -47,8 +50,8 @@ class OipService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         return service_pb2.ServerReadyResponse(ready=self._models.ready)
 
     @servicer_errors
-    async def ModelReady(self, request: Any, _context: Context) -> Any:
-        model = self._model(request)
+    async def ModelReady(self, request: Any, context: Context) -> Any:
+        model = self._model(request, context)
         return service_pb2.ModelReadyResponse(ready=model.ready)
 
     @servicer_errors
@@ -58,8 +61,8 @@ class OipService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         )
 
     @servicer_errors
-    async def ModelMetadata(self, request: Any, _context: Context) -> Any:
-        spec = self._model(request).spec
+    async def ModelMetadata(self, request: Any, context: Context) -> Any:
+        spec = self._model(request, context).spec
         response = service_pb2.ModelMetadataResponse(
             name=spec.name, versions=[VERSION], platform=PLATFORM
         )
@@ -73,7 +76,7 @@ class OipService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
     @servicer_errors
     async def ModelInfer(self, request: Any, context: Context) -> Any:
-        return await self._infer(request, context)
+        return await self._infer(request, context, self._tenant(context))
 
     async def ModelStreamInfer(
         self, requests: AsyncIterator[Any], context: Context
@@ -84,8 +87,8 @@ class OipService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             yield response
 
     @servicer_errors
-    async def ModelConfig(self, request: Any, _context: Context) -> Any:
-        model = self._model(request)
+    async def ModelConfig(self, request: Any, context: Context) -> Any:
+        model = self._model(request, context)
         spec = model.spec
         config = model_config_pb2.ModelConfig(
             name=spec.name,
@@ -102,10 +105,12 @@ class OipService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         return service_pb2.ModelConfigResponse(config=config)
 
     @servicer_errors
-    async def ModelStatistics(self, request: Any, _context: Context) -> Any:
-        names = [request.name] if request.name else list(self._models.by_name)
+    async def ModelStatistics(self, request: Any, context: Context) -> Any:
+        tenant = self._tenant(context)
+        names = [request.name] if request.name else list(filter(tenant.may, self._models.by_name))
         response = service_pb2.ModelStatisticsResponse()
         for name in names:
+            self._auth.check(tenant, name)
             stats = self._models.get(name).shell.engine.state.stats
             one = response.model_stats.add(name=name, version=VERSION)
             one.inference_count = sum(stats.answers.values())
@@ -125,10 +130,11 @@ class OipService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         return total * 1e9
 
     @servicer_errors
-    async def RepositoryIndex(self, request: Any, _context: Context) -> Any:
+    async def RepositoryIndex(self, request: Any, context: Context) -> Any:
+        tenant = self._tenant(context)
         response = service_pb2.RepositoryIndexResponse()
         for name, model in self._models.by_name.items():
-            if request.ready and not model.ready:
+            if (request.ready and not model.ready) or not tenant.may(name):
                 continue
             reason = "" if model.ready else "no worker is ready"
             state = "READY" if model.ready else "UNAVAILABLE"
@@ -137,7 +143,11 @@ class OipService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
     # --- the request path
 
-    def _model(self, request: Any) -> Model:
+    def _tenant(self, context: Context) -> Tenant:
+        return self._auth.tenant(context.invocation_metadata())
+
+    def _model(self, request: Any, context: Context) -> Model:
+        self._auth.check(self._tenant(context), request.name)
         model = self._models.get(request.name)
         if request.version not in VERSIONS:
             raise UnknownModel(
@@ -145,12 +155,13 @@ class OipService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             )
         return model
 
-    async def _infer(self, request: Any, context: Context) -> Any:
+    async def _infer(self, request: Any, context: Context, tenant: Tenant) -> Any:
         name = request.model_name if request.model_name in self._models.by_name else ""
         try:
+            self._auth.check(tenant, request.model_name)
             model = self._models.get(request.model_name)
-            query = check_request(request, model.spec)
-            result = await model.shell.infer(query, self._deadline(model, query, context))
+            query = check_request(request, model.spec, tenant.name)
+            result = await model.infer(query, self._deadline(model, query, context))
         except (ProaError, asyncio.CancelledError) as exc:
             self._metrics.requests.labels(name, status_of(exc).name).inc()
             raise
@@ -222,7 +233,9 @@ class _Stream:
         self, request: Any, context: Context, after: asyncio.Task[None] | None
     ) -> None:
         try:
-            found = await self._service._infer(request, context)  # noqa: SLF001  # same module
+            # Each counts as a call, of a token that may be gone by now.
+            tenant = self._service._auth.admit(context.invocation_metadata())  # noqa: SLF001
+            found = await self._service._infer(request, context, tenant)  # noqa: SLF001
             response = service_pb2.ModelStreamInferResponse(infer_response=found)
         except ProaError as exc:
             response = _stream_error(exc, request.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from proa.runtime.settings import REQUIRED, setting
 
@@ -14,22 +15,65 @@ class FrontendSettings:
     specs: str = setting(
         REQUIRED,
         env="PROA_FRONTEND_SPECS",
-        why="CodedModel files, separated by commas",
+        why="CodedModel files, separated by commas; or a folder of *.yaml, which is watched",
     )
-    workers: str = setting(
-        REQUIRED,
+    discovery: str = setting(
+        "static",
+        env="PROA_FRONTEND_DISCOVERY",
+        choices=("static", "kubernetes", "dns"),
+        why="who is where: as the settings say, from the Kubernetes API, or from DNS",
+    )
+    workers: str | None = setting(
+        None,
         env="PROA_FRONTEND_WORKERS",
-        why="model=host:port[@domain][#deployed|#parity],...;model=...",
+        why="static: model=host:port[@domain][#deployed|#parity],...;model=...",
     )
     encoders: str | None = setting(
         None,
         env="PROA_FRONTEND_ENCODERS",
-        why="encoder addresses, separated by commas; unset: encoding is inline",
+        why="static: encoder addresses, separated by commas; unset: encoding is inline",
     )
     decoders: str | None = setting(
         None,
         env="PROA_FRONTEND_DECODERS",
-        why="decoder addresses, separated by commas; unset: decoding is inline",
+        why="static: decoder addresses, separated by commas; unset: decoding is inline",
+    )
+    namespace: str | None = setting(
+        None,
+        env="PROA_FRONTEND_NAMESPACE",
+        why="kubernetes: where the Services are; unset: the namespace of this pod",
+    )
+    instance: str | None = setting(
+        None,
+        env="PROA_FRONTEND_INSTANCE",
+        why="kubernetes: label app.kubernetes.io/instance of the Services, the Helm release",
+    )
+    dns_prefix: str | None = setting(
+        None,
+        env="PROA_FRONTEND_DNS_PREFIX",
+        why="dns: names are PREFIX-worker-MODEL, PREFIX-encoder, PREFIX-frontend-peers and on",
+    )
+    dns_suffix: str | None = setting(
+        None,
+        env="PROA_FRONTEND_DNS_SUFFIX",
+        why="dns: what follows each name, as .default.svc.cluster.local",
+    )
+    pod: str | None = setting(
+        None,
+        env="PROA_FRONTEND_POD",
+        why="own name as discovery gives it (dns: the IP); frontends take turns by it",
+    )
+    domain: str = setting(
+        "auto",
+        env="PROA_FRONTEND_DOMAIN",
+        choices=("auto", "node", "pod"),
+        why="what fails together; auto: pods while they are on too few nodes for a coding group",
+    )
+    ready_when: str = setting(
+        "all",
+        env="PROA_FRONTEND_READY_WHEN",
+        choices=("all", "any"),
+        why="ready while all models have a worker, or any; one added later counts from its first",
     )
     host: str = setting(
         "0.0.0.0",  # noqa: S104  # clients are elsewhere
@@ -121,4 +165,27 @@ class FrontendSettings:
         minimum=0.0,
         maximum=600.0,
         why="time that requests under way have to end when the process is told to stop",
+    )
+    tls_dir: Path | None = setting(
+        None,
+        env="PROA_FRONTEND_TLS_DIR",
+        why="tls.crt, tls.key, ca.crt: mutual TLS towards the services; not set: none",
+    )
+    client_tls_dir: Path | None = setting(
+        None,
+        env="PROA_FRONTEND_CLIENT_TLS_DIR",
+        why="tls.crt, tls.key: TLS towards clients, who show certificates if there is a ca.crt",
+    )
+    tokens: Path | None = setting(
+        None,
+        env="PROA_FRONTEND_TOKENS",
+        why="YAML file of bearer tokens, which is watched; not set: no token is wanted",
+    )
+    drain_s: float = setting(
+        0.0,
+        env="PROA_FRONTEND_DRAIN_S",
+        unit="s",
+        minimum=0.0,
+        maximum=3600.0,
+        why="told to stop: unready at once, but served on for so long, until all have heard of it",
     )

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator
 from proa.api.v1 import frontend_pb2, frontend_pb2_grpc
 from proa.dispatch.policy import Plan
 from proa.errors import InvalidRequest, Overloaded
+from proa.frontend.auth import Auth
 from proa.frontend.models import Model, Models
 from proa.frontend.pool import Member
+from proa.frontend.tokens import ANYONE, Tenant
 from proa.rpc import Context, servicer_stream_errors
 from proa.runtime.waiting import set_within
 
@@ -19,10 +21,11 @@ NAME = frontend_pb2.DESCRIPTOR.services_by_name["Frontend"].full_name
 
 
 class StatusService(frontend_pb2_grpc.FrontendServicer):
-    """The Status stream, for at most `watchers_max` watchers."""
+    """The Status stream, for at most `watchers_max` watchers; each sees the models it may ask."""
 
-    def __init__(self, models: Models, *, watchers_max: int) -> None:
+    def __init__(self, models: Models, auth: Auth, *, watchers_max: int) -> None:
         self._models = models
+        self._auth = auth
         self._watchers_max = watchers_max
         self._watchers = 0
         self._draining = asyncio.Event()
@@ -33,7 +36,7 @@ class StatusService(frontend_pb2_grpc.FrontendServicer):
 
     @servicer_stream_errors
     async def Status(
-        self, request: frontend_pb2.StatusRequest, _context: Context
+        self, request: frontend_pb2.StatusRequest, context: Context
     ) -> AsyncIterator[frontend_pb2.StatusReport]:
         interval_ms = request.interval_ms or INTERVAL_MS_DEFAULT
         if not INTERVAL_MS_MIN <= interval_ms <= INTERVAL_MS_MAX:
@@ -46,14 +49,16 @@ class StatusService(frontend_pb2_grpc.FrontendServicer):
         self._watchers += 1
         try:
             while not self._draining.is_set():
-                yield self.report()
+                yield self.report(self._auth.tenant(context.invocation_metadata()))
                 await set_within(self._draining, interval_ms / 1000.0)
         finally:
             self._watchers -= 1
 
-    def report(self) -> frontend_pb2.StatusReport:
-        """One report of now."""
-        models = [_model_status(model) for model in self._models.by_name.values()]
+    def report(self, tenant: Tenant = ANYONE) -> frontend_pb2.StatusReport:
+        """One report of now, for `tenant`."""
+        models = [
+            _model_status(model) for name, model in self._models.by_name.items() if tenant.may(name)
+        ]
         return frontend_pb2.StatusReport(unix_ms=int(time.time() * 1000), models=models)
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -17,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from proa.errors import EnvironmentLacks
 
 BEAT_S_MAX = 10.0
+CONNECTIONS_MAX = 64
 _REQUEST_S_MAX = 5.0
 _TEXT = "text/plain; charset=utf-8"
 
@@ -95,10 +97,28 @@ def _verdict(good: bool, reason: str) -> Page:
 
 
 class _Server(ThreadingHTTPServer):
+    """A thread for each connection, up to CONNECTIONS_MAX; more are hung up on."""
+
     daemon_threads = True
     # A restart must not wait for old connections; two processes on one port still collide.
     allow_reuse_address = True
     request_queue_size = 16
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._places = threading.BoundedSemaphore(CONNECTIONS_MAX)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A prober that hangs up is no news."""

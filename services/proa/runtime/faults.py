@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 
 from proa.api.v1 import faults_pb2, faults_pb2_grpc
-from proa.errors import InvalidRequest, NotSupported, Overloaded, Unavailable
+from proa.errors import DeadlinePassed, InvalidRequest, NotSupported, Overloaded, Unavailable
 from proa.rpc import Context, servicer_errors
 from proa.runtime.waiting import set_within
 
@@ -85,6 +85,19 @@ class FaultTable:
                 await asyncio.sleep(TTL_MS_MAX / 1000.0)
             if one.fault.kind in (faults_pb2.ERROR, faults_pb2.DROP):
                 raise Unavailable(f"injected fault {one.fault.id}")
+
+    async def reach(self, peer: str, timeout_s: float) -> None:
+        """Do to one call to `peer` what the faults say: a cut network loses it (DROP).
+
+        Errors: Unavailable (ERROR), DeadlinePassed after `timeout_s` seconds.
+        """
+        if not self._active:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.act(peer)
+        except TimeoutError as exc:
+            raise DeadlinePassed(f"{peer}: no answer within {timeout_s:.3g} s") from exc
 
     def _end(self, fault_id: str) -> None:
         one = self._active.pop(fault_id, None)

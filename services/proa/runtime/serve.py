@@ -55,7 +55,7 @@ async def _guarded(main: Callable[[], Awaitable[None]]) -> int:
     task = asyncio.ensure_future(main())
 
     def stop(number: signal.Signals) -> None:
-        # The second signal cancels the drain itself.
+        # Another signal cuts short what the one before began: see `serve`.
         log.info("stopping signal=%s", number.name)
         stopped.append(number)
         task.cancel()
@@ -89,43 +89,62 @@ async def serve(
     roots: Mapping[str, Awaitable[None]],
     ready: asyncio.Event,
     grace_s: float,
+    drain_s: float = 0.0,
     on_drain: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until cancelled. `server` is bound already and has `health`.
 
     Starts the admin port, the roots and the server. Health and /readyz follow `ready`: at once when
     it is set, within a second when it is cleared. A root that returns or raises ends `serve` with a
-    ProaError that names it. On the way out, whatever the reason: NOT_SERVING and unready first,
-    then `on_drain` (end the streams that would not end by themselves), `server.stop(grace_s)`
-    (calls under way have `grace_s` seconds to end); then the roots are cancelled and the admin
-    port closed.
+    ProaError that names it. On the way out, whatever the reason: NOT_SERVING and unready first;
+    if cancelled, `drain_s` more seconds of service, as those who send us work need time to hear of
+    it (cancelled again: no longer); then `on_drain` (end the streams that would not end by
+    themselves), `server.stop(grace_s)` (calls under way have `grace_s` seconds to end); then the
+    roots are cancelled and the admin port closed.
     """
     tasks: dict[str, asyncio.Task[None]] = {}
+    leave_s = 0.0
     try:
         admin.start()
-        tasks["heartbeat"] = asyncio.create_task(_heartbeat(admin, health, ready))
+        tasks["heartbeat"] = asyncio.create_task(_heartbeat(admin))
+        tasks["announcements"] = asyncio.create_task(_announcements(admin, health, ready))
         for name, root in roots.items():
             tasks[name] = asyncio.create_task(_awaited(root), name=name)
         await server.start()
         log.info("serving admin_port=%d", admin.port)
         await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
         raise _end_of_root(tasks)
+    except asyncio.CancelledError:
+        leave_s = drain_s
+        raise
     finally:
         _close_unstarted(roots, tasks)
-        await _drain(server, health, admin, tasks, grace_s, on_drain)
+        if "announcements" in tasks:
+            tasks["announcements"].cancel()  # what becomes ready now is ready no more
+        try:
+            await _take_leave(health, admin, leave_s)
+        finally:
+            await _drain(server, admin, tasks, grace_s, on_drain)
+
+
+async def _take_leave(health: HealthServicer, admin: Admin, leave_s: float) -> None:
+    """Unready and NOT_SERVING for good, and `leave_s` seconds for everybody to hear of it."""
+    admin.set_ready(False, "draining")
+    await health.enter_graceful_shutdown()
+    try:
+        await asyncio.sleep(leave_s)
+    except asyncio.CancelledError:
+        log.info("draining cut short")
 
 
 async def _drain(
     server: grpc.aio.Server,
-    health: HealthServicer,
     admin: Admin,
     tasks: Mapping[str, asyncio.Task[None]],
     grace_s: float,
     on_drain: Callable[[], None],
 ) -> None:
     try:
-        admin.set_ready(False, "draining")
-        await health.enter_graceful_shutdown()
         on_drain()
         await server.stop(grace_s)
     finally:
@@ -140,11 +159,16 @@ async def _awaited(root: Awaitable[None]) -> None:
     await root
 
 
-async def _heartbeat(admin: Admin, servicer: HealthServicer, ready: asyncio.Event) -> None:
-    """Beats, and tells health and /readyz of every change of `ready`."""
-    told = False
+async def _heartbeat(admin: Admin) -> None:
     while True:
         admin.beat()
+        await asyncio.sleep(BEAT_S)
+
+
+async def _announcements(admin: Admin, servicer: HealthServicer, ready: asyncio.Event) -> None:
+    """Tells health and /readyz of every change of `ready`."""
+    told = False
+    while True:
         if ready.is_set() != told:
             told = ready.is_set()
             await _announce(told, admin, servicer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -21,12 +22,19 @@ def make_server(
     *,
     message_bytes_max: int,
     calls_max: int,
-    interceptors: Sequence[grpc.aio.ServerInterceptor[object, object]] = (),
+    interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = (),
+    connection_s_max: float | None = None,
 ) -> grpc.aio.Server:
-    """A server that refuses messages above `message_bytes_max` and calls beyond `calls_max`."""
+    """A server that refuses messages above `message_bytes_max` and calls beyond `calls_max`.
+
+    connection_s_max: older connections get no new calls, those under way go on.
+    """
+    options = rpc.server_options(message_bytes_max)
+    if connection_s_max is not None:
+        options.append(("grpc.max_connection_age_ms", round(connection_s_max * 1000)))
     return grpc.aio.server(
         interceptors=list(interceptors),
-        options=rpc.server_options(message_bytes_max),
+        options=options,
         maximum_concurrent_rpcs=calls_max,
     )
 
@@ -46,10 +54,14 @@ def add_reflection(server: grpc.aio.Server, names: Sequence[str]) -> None:
     )
 
 
-def listen(server: grpc.aio.Server, host: str, port: int) -> int:
+def listen(
+    server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None
+) -> int:
     """Bind `server`; returns the port (port 0: any). Errors: EnvironmentLacks (it is taken)."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        return server.add_insecure_port(address)
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
     except RuntimeError as exc:
         raise EnvironmentLacks(f"cannot listen on {address}: is the port taken?") from exc

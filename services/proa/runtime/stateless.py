@@ -17,6 +17,7 @@ from proa.runtime.faults import FaultInterceptor, FaultService, FaultTable
 from proa.runtime.selfcheck import check_port, keep_checking
 from proa.runtime.serve import serve
 from proa.runtime.server import add_reflection, listen, make_health, make_server
+from proa.runtime.tls import TlsFiles, export_expiry
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class StatelessSettings(Protocol):
     @property
     def grace_s(self) -> float: ...
     @property
+    def drain_s(self) -> float: ...
+    @property
     def faults(self) -> bool: ...
 
 
@@ -59,9 +62,11 @@ async def serve_stateless(
     settings: StatelessSettings,
     registry: CollectorRegistry,
     *,
+    tls: TlsFiles | None = None,
     listening: asyncio.Future[tuple[int, int]] | None = None,
 ) -> None:
-    """Serve until cancelled; `listening` gets the gRPC port and the admin port."""
+    """Serve until cancelled; `listening` gets the gRPC port and the admin port. With `tls`, callers
+    show a certificate of our CA."""
     table = FaultTable()
     interceptors = [FaultInterceptor(table, service.name)] if settings.faults else []
     server = make_server(
@@ -79,7 +84,7 @@ async def serve_stateless(
         names.append(FAULT_SERVICE)
     health = await make_health(server)
     add_reflection(server, names)
-    port = listen(server, settings.host, settings.port)
+    port = listen(server, settings.host, settings.port, tls.server() if tls else None)
     admin = Admin(settings.admin_port, registry, settings.host)
     admin.start()
     log.info("listening port=%d", port)
@@ -88,14 +93,21 @@ async def serve_stateless(
     ready = asyncio.Event()
 
     async def check() -> None:
+        if tls:
+            tls.check()
         await service.check()
         await check_port(settings.host, port)
 
+    roots: dict[str, Awaitable[None]] = {"self-check": keep_checking(check, ready)}
+    if tls:
+        export_expiry(registry, {"services": tls})
+        roots["certificate"] = tls.watch()
     await serve(
         server,
         health=health,
         admin=admin,
-        roots={"self-check": keep_checking(check, ready)},
+        roots=roots,
         ready=ready,
         grace_s=settings.grace_s,
+        drain_s=settings.drain_s,
     )

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import grpc.aio
 from google.protobuf import text_format
 from google.protobuf.text_format import ParseError
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from proa import rpc
 from proa.errors import ProgramRefused, Unavailable
 from proa.spec import TensorSpec
 from proa.worker.manifest import FAULTS_MODEL, PACKAGE_FILE, Package
@@ -25,11 +27,11 @@ ZERO_BYTES: Mapping[str, int] = {
     **dict.fromkeys(("FP32", "INT32", "UINT32", "BYTES"), 4),
     **dict.fromkeys(("FP64", "INT64", "UINT64"), 8),
 }
-_OPTIONS = (
+_OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_reconnect_backoff_ms", 1000),
-)
+]
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,20 @@ def _zeros(
 class Canary:
     """Sends probes to a Triton. Use as an async context manager."""
 
-    def __init__(self, address: str, probes: Sequence[Probe], *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        address: str,
+        probes: Sequence[Probe],
+        *,
+        timeout_s: float,
+        tls: rpc.ChannelTls | None = None,
+    ) -> None:
         assert probes
         self._probes = probes
         self._timeout_s = timeout_s
         self._turn = 0
         self._successes = -1
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._channel = rpc.open_channel(address, tls, _OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def __aenter__(self) -> Canary:
@@ -167,7 +176,9 @@ class Canary:
         except grpc.aio.AioRpcError as exc:
             if exc.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise _TooLate(f"{probe.name}: no answer within {self._timeout_s:g} s") from exc
-            raise Unavailable(f"{probe.name}: {exc.code().name} {exc.details()}") from exc
+            details = str(exc.details())
+            why = rpc.reason_of(details) or f"{exc.code().name} {details}"
+            raise Unavailable(f"{probe.name}: {why}") from exc
 
     async def _count(self) -> int:
         """Requests that Triton has answered without error since its start; -1: it does not say."""

@@ -1,4 +1,5 @@
-"""How to run the Triton of the `nvidia-pytriton` wheel against a repository of ours.
+"""How to run Triton against a repository of ours: the one that is installed where
+PROA_WORKER_TRITON says (Triton's own image), else that of the `nvidia-pytriton` wheel.
 
 The wheel ships `tritonserver`, the Python backend and one stub binary for each Python version.
 Triton looks for library and stub in one folder, so that is put together in the worker's scratch.
@@ -11,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import secrets
 import shutil
 import signal
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proa.errors import EnvironmentLacks
+from proa.runtime.certificates import CA, CERTIFICATE, KEY
 
 SHM = Path("/dev/shm")  # noqa: S108 - Triton's shared-memory regions live there, by its choice
 PYTHONS = ((3, 11), (3, 12))
@@ -30,6 +33,7 @@ EXIT_TIMEOUT_S = 5  # for what is in flight; a request that an injected fault dr
 _RESTRICTED = "shared-memory,model-repository,trace,logging"
 _FIX = "pip install 'proa[worker]'"
 _PR_SET_PDEATHSIG = 1
+_LIBPYTHON = re.compile(rb"libpython(3\.\d+)\.so")  # the stub is linked with one
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,15 @@ class Ports:
 
 
 @dataclass(frozen=True)
-class Wheel:
-    """The parts of the installed wheel."""
+class Parts:
+    """Where the parts of a Triton are. `site`: the folder of packages that the wheel lies in; None
+    for an installed Triton, which finds its backends by itself."""
 
-    site: Path
     server: Path
     backend: Path
     stub: Path
     libraries: Path
+    site: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Launch:
     shm_prefix: str
 
 
-def find_wheel() -> Wheel:
+def find_wheel() -> Parts:
     """Locate the wheel in this Python. Raises EnvironmentLacks, naming the fix."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise EnvironmentLacks(
@@ -80,17 +85,46 @@ def find_wheel() -> Wheel:
     package = Path(next(iter(spec.submodule_search_locations)))
     triton = package / "tritonserver"
     stubs = triton / "python_backend_stubs" / f"{version[0]}.{version[1]}"
-    wheel = Wheel(
-        site=package.parent,
+    wheel = Parts(
         server=triton / "bin" / "tritonserver",
         backend=triton / "backends" / "python",
         stub=stubs / "triton_python_backend_stub",
         libraries=package.parent / "nvidia_pytriton.libs",
+        site=package.parent,
     )
     for part in (wheel.server, wheel.backend, wheel.stub, wheel.libraries):
         if not part.exists():
             raise EnvironmentLacks(f"nvidia-pytriton is incomplete, {part} is missing; {_FIX}")
     return wheel
+
+
+def find_installed(folder: Path) -> Parts:
+    """The Triton installed in `folder`, as /opt/tritonserver of its image.
+
+    Raises EnvironmentLacks: what is missing there, or another Python than its stub was built for.
+    """
+    backend = folder / "backends" / "python"
+    found = Parts(
+        server=folder / "bin" / "tritonserver",
+        backend=backend,
+        stub=backend / "triton_python_backend_stub",
+        libraries=folder / "lib",
+    )
+    helpers = (backend / "libtriton_python.so", backend / "triton_python_backend_utils.py")
+    for part in (found.server, found.stub, *helpers):
+        if not part.is_file():
+            raise EnvironmentLacks(
+                f"PROA_WORKER_TRITON={folder}: {part.relative_to(folder)} is missing; name the"
+                " folder of a complete Triton, or leave it out to use the nvidia-pytriton wheel"
+            )
+    own = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    built_for = {match.decode() for match in _LIBPYTHON.findall(found.stub.read_bytes())}
+    if built_for and own not in built_for:
+        raise EnvironmentLacks(
+            f"PROA_WORKER_TRITON={folder}: its Python stub is built for Python"
+            f" {', '.join(sorted(built_for))}, this is {own}; run the worker with that Python"
+        )
+    return found
 
 
 def find_libpython() -> Path | None:
@@ -115,14 +149,23 @@ def find_libpython() -> Path | None:
 
 
 def prepare(
-    repository: Path, scratch: Path, ports: Ports, environ: Mapping[str, str], *, host: str
+    repository: Path,
+    scratch: Path,
+    ports: Ports,
+    environ: Mapping[str, str],
+    *,
+    host: str,
+    installed: Path | None = None,
+    tls: Path | None = None,
 ) -> Launch:
     """Put the backend folder together in `scratch` and return what to run.
 
-    `environ`: the environment that tritonserver and its stubs inherit. Raises EnvironmentLacks.
+    `environ`: the environment that tritonserver and its stubs inherit; `installed`: the folder of
+    a Triton to use in place of the wheel's; `tls`: the folder of its certificate, key and CA.
+    Raises EnvironmentLacks.
     """
-    wheel = find_wheel()
-    backends = _backend_folder(wheel, scratch)
+    triton = find_installed(installed) if installed else find_wheel()
+    backends = _backend_folder(triton, scratch) if triton.site else triton.backend.parent
     prefix = shm_prefix(scratch)
     key = secrets.token_hex(16)  # nobody is told
     options = {
@@ -134,8 +177,9 @@ def prepare(
         "grpc-port": ports.grpc,
         "http-address": host,
         "http-port": ports.http,
+        "metrics-address": host,
         "metrics-port": ports.metrics,
-        "allow-gpu-metrics": "false",
+        "allow-gpu-metrics": "false" if triton.site else "true",  # the wheel lacks what it takes
         # Clients ping every second, to notice a frozen server in two.
         "grpc-http2-min-recv-ping-interval-without-data": 500,
         "grpc-http2-max-ping-strikes": 0,
@@ -145,16 +189,34 @@ def prepare(
         # Clients that name regions of /dev/shm could read and write those of the stubs.
         "grpc-restricted-protocol": f"{_RESTRICTED}:proa-key={key}",
         "http-restricted-api": f"{_RESTRICTED}:proa-key={key}",
+        **_tls_options(tls),
         "log-info": "false",
         "log-format": "ISO8601",
     }
-    command = [str(wheel.server)]
+    command = [str(triton.server)]
     command += [f"--{name}={value}" for name, value in options.items() if name != _FLAG]
     command += [f"--{_FLAG}", *_backend_options(prefix)]
-    return Launch(tuple(command), _environment(wheel, environ), prefix)
+    return Launch(tuple(command), _environment(triton, environ), prefix)
 
 
 _FLAG = "disable-auto-complete-config"  # takes no value
+
+
+def _tls_options(folder: Path | None) -> dict[str, object]:
+    """Mutual TLS, and no HTTP beside it: Triton has no TLS there, it would be a way around."""
+    if folder is None:
+        return {}
+    # A mounted secret changes by a swap of links: Triton must see files of one version.
+    certificate, key, root = ((folder / name).resolve() for name in (CERTIFICATE, KEY, CA))
+    return {
+        "grpc-use-ssl": "true",
+        "grpc-use-ssl-mutual": "true",
+        "grpc-server-cert": certificate,
+        "grpc-server-key": key,
+        "grpc-root-cert": root,
+        "allow-http": "false",
+        "allow-metrics": "true",
+    }
 
 
 def _backend_options(prefix: str) -> list[str]:
@@ -167,7 +229,7 @@ def _backend_options(prefix: str) -> list[str]:
     return [f"--backend-config=python,{name}={value}" for name, value in options.items()]
 
 
-def _backend_folder(wheel: Wheel, scratch: Path) -> Path:
+def _backend_folder(wheel: Parts, scratch: Path) -> Path:
     """`scratch`/backends/python with library, helper module and stub. The stub must be a real file
     there: it finds its Python helper beside itself."""
     backends = scratch / "backends"
@@ -187,26 +249,26 @@ def _backend_folder(wheel: Wheel, scratch: Path) -> Path:
     return backends
 
 
-def _environment(wheel: Wheel, environ: Mapping[str, str]) -> dict[str, str]:
+def _environment(triton: Parts, environ: Mapping[str, str]) -> dict[str, str]:
     proa = importlib.util.find_spec("proa")
     assert proa is not None
     assert proa.submodule_search_locations is not None
     source = Path(next(iter(proa.submodule_search_locations))).parent
     libpython = find_libpython()
-    libraries = [wheel.libraries, *([libpython] if libpython else [])]
+    libraries = [triton.libraries, *([libpython] if libpython else [])]
     return {
         **environ,
         # The stub embeds Python with its environment switched off: it finds its home, and the
         # virtual environment, by the first python3 on PATH. PYTHONPATH is for our model.py.
         "PATH": _joined([Path(sys.executable).parent], environ.get("PATH", os.defpath)),
-        "PYTHONPATH": _joined([source, *_site_folders(wheel.site)], environ.get("PYTHONPATH")),
+        "PYTHONPATH": _joined([source, *_site_folders(triton.site)], environ.get("PYTHONPATH")),
         "LD_LIBRARY_PATH": _joined(libraries, environ.get("LD_LIBRARY_PATH")),
     }
 
 
-def _site_folders(site: Path) -> list[Path]:
+def _site_folders(site: Path | None) -> list[Path]:
     own = (Path(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
-    return list(dict.fromkeys((site, *own)))
+    return list(dict.fromkeys((*([site] if site else []), *own)))
 
 
 def _joined(first: list[Path], rest: str | None) -> str:

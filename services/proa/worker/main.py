@@ -13,23 +13,28 @@ import fcntl
 import logging
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from proa.errors import EnvironmentLacks, Unavailable
+from proa.rpc import WORKER
 from proa.runtime.admin import Admin
 from proa.runtime.serve import run
 from proa.runtime.settings import from_env
+from proa.runtime.tls import TlsFiles, export_expiry, open_tls
 from proa.worker import launch
-from proa.worker.canary import Canary, describe, has_faults, probes_of
+from proa.worker.canary import Canary, Probe, describe, has_faults, probes_of
 from proa.worker.faults import FILE_NAME, FaultRecord
+from proa.worker.renewal import Renewal, Renewed, lease_turn
 from proa.worker.settings import ANY_HOST, WorkerSettings
 from proa.worker.triton import Triton
 
@@ -56,43 +61,93 @@ async def serve(settings: WorkerSettings, environ: Mapping[str, str]) -> None:
     """Run the worker until cancelled. Raises a ProaError when it cannot go on."""
     repository = settings.repository
     probes = probes_of(repository)
+    tls = open_tls(settings.tls_dir, "PROA_WORKER_TLS_DIR", WORKER)
     registry = CollectorRegistry()
+    export_expiry(registry, {"services": tls})
     metrics = CanaryMetrics(registry)
     admin = Admin(settings.admin_port, registry, settings.host)
     with _scratch(settings.scratch) as scratch:
         if has_faults(repository):
             _clear_faults(scratch)
-        ports = launch.Ports(settings.port, settings.http_port, settings.metrics_port)
         own = {"PROA_WORKER_SCRATCH": str(scratch), "PROA_WORKER_THREADS": str(settings.threads)}
         own["PROA_WORKER_SERVICE_MS"] = str(settings.service_ms)
-        prepared = launch.prepare(
-            repository, scratch, ports, {**environ, **own}, host=settings.host
-        )
+        renewal = _renewal(settings, environ, tls)
         admin.start()
         try:
             log.info("starting Triton port=%d programs=%s", settings.port, describe(probes))
-            host = "127.0.0.1" if settings.host == ANY_HOST else settings.host
-            address = f"{host}:{settings.port}"
-            async with (
-                _triton(prepared, admin, scratch) as triton,  # first: gRPC dislikes forks
-                Canary(address, probes, timeout_s=settings.canary_timeout_s) as canary,
-            ):
-                await _first_of(
-                    triton.wait(), _watch(settings, canary, admin, metrics), _beat(admin)
-                )
+            await _first_of(
+                _lives(
+                    _Life(settings, {**environ, **own}, scratch, probes, admin, metrics, tls),
+                    renewal,
+                ),
+                _beat(admin),
+                renewal.follow(),
+            )
         finally:
+            await renewal.done()
             admin.stop()
 
 
+@dataclass(frozen=True)
+class _Life:
+    """What a Triton needs to live; `environ` is its environment."""
+
+    settings: WorkerSettings
+    environ: Mapping[str, str]
+    scratch: Path
+    probes: Sequence[Probe]
+    admin: Admin
+    metrics: CanaryMetrics
+    tls: TlsFiles | None
+
+
+async def _lives(life: _Life, renewal: Renewal) -> None:
+    """One Triton; after a renewal of the certificate, the next."""
+    while True:
+        with contextlib.suppress(Renewed):
+            await _live(life, renewal)
+
+
+async def _live(life: _Life, renewal: Renewal) -> None:
+    """Run a Triton. Errors: Renewed, when the next is to begin; ProaError."""
+    settings = life.settings
+    renewal.starting()
+    prepared = launch.prepare(
+        settings.repository,
+        life.scratch,
+        launch.Ports(settings.port, settings.http_port, settings.metrics_port),
+        life.environ,
+        host=settings.host,
+        installed=settings.triton,
+        tls=settings.tls_dir,
+    )
+    host = "127.0.0.1" if settings.host == ANY_HOST else settings.host
+    canary_tls = life.tls.channel(WORKER) if life.tls else None
+    async with (
+        _triton(prepared, settings, life.admin, life.scratch) as triton,  # gRPC dislikes forks
+        Canary(
+            f"{host}:{settings.port}",
+            life.probes,
+            timeout_s=settings.canary_timeout_s,
+            tls=canary_tls,
+        ) as canary,
+    ):
+        await _first_of(triton.wait(), _watch(life, canary, renewal), renewal.due())
+
+
 @asynccontextmanager
-async def _triton(prepared: launch.Launch, admin: Admin, scratch: Path) -> AsyncIterator[Triton]:
-    """Triton for the duration: ended gracefully when we are told to stop, at once on an error."""
+async def _triton(
+    prepared: launch.Launch, settings: WorkerSettings, admin: Admin, scratch: Path
+) -> AsyncIterator[Triton]:
+    """Triton for the duration: ended gracefully when we are told to stop or to make way for the
+    next, at once on an error."""
     triton = await Triton.start(prepared)
     graceful = False
     try:
         yield triton
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, Renewed):
         graceful = True
+        await _take_leave(triton, admin, settings.drain_s)
         raise
     finally:
         admin.set_ready(False, "stopping")
@@ -101,10 +156,24 @@ async def _triton(prepared: launch.Launch, admin: Admin, scratch: Path) -> Async
         await triton.stop(graceful=graceful)
 
 
-async def _watch(
-    settings: WorkerSettings, canary: Canary, admin: Admin, metrics: CanaryMetrics
-) -> None:
+async def _take_leave(triton: Triton, admin: Admin, drain_s: float) -> None:
+    """Unready, but Triton serves on: for `drain_s` seconds, until it dies or until we are told to
+    stop again."""
+    admin.set_ready(False, "draining")
+    tasks = [asyncio.create_task(root) for root in (triton.wait(), _beat(admin))]
+    try:
+        await asyncio.wait(tasks, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        log.info("draining cut short")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _watch(life: _Life, canary: Canary, renewal: Renewal) -> None:
     """Ready when all programs answer; from then on looked at, for ever."""
+    settings, admin, metrics = life.settings, life.admin, life.metrics
     started = time.monotonic()
     try:
         await asyncio.wait_for(canary.wait_all_answer(), settings.start_s_max)
@@ -114,11 +183,14 @@ async def _watch(
         ) from exc
     log.info("ready seconds=%.1f", time.monotonic() - started)
     admin.set_ready(True, "every program answers")
+    await renewal.done()
     failures = 0
     while failures < settings.canary_failures:
         await asyncio.sleep(min(settings.canary_s, AGAIN_S) if failures else settings.canary_s)
         began = time.monotonic()
         try:
+            if life.tls:
+                life.tls.check()
             probed = await canary.check()
         except Unavailable as exc:
             failures += 1
@@ -133,6 +205,14 @@ async def _watch(
                 admin.set_ready(True, "every program answers")
             failures = 0
     raise Unavailable(f"the canary failed {failures} times in a row, last: {last}")
+
+
+def _renewal(settings: WorkerSettings, environ: Mapping[str, str], tls: TlsFiles | None) -> Renewal:
+    """Errors: EnvironmentLacks (a Lease, but no access to the API it is in)."""
+    pod = socket.gethostname()
+    lease = settings.restart_lease
+    turn = lease_turn(lease, environ, pod) if tls and lease else None
+    return Renewal(tls, turn, spread_s=settings.restart_spread_s, pod=pod)
 
 
 async def _beat(admin: Admin) -> None:

@@ -22,6 +22,11 @@ class WorkerSettings:
         env="PROA_WORKER_SCRATCH",
         why="backend binaries and the fault record; not set: a temporary folder",
     )
+    triton: Path | None = setting(
+        None,
+        env="PROA_WORKER_TRITON",
+        why="folder of an installed Triton, as in its own image; not set: that of the wheel",
+    )
     host: str = setting(ANY_HOST, env="PROA_WORKER_HOST", why="address Triton listens on")
     port: int = setting(8001, env="PROA_WORKER_PORT", why="gRPC", minimum=1, maximum=65535)
     http_port: int = setting(
@@ -70,6 +75,32 @@ class WorkerSettings:
         unit="s",
         why="without an answer, and without progress by anybody else's request, it failed",
         minimum=0.1,
+        maximum=3600.0,
+    )
+    tls_dir: Path | None = setting(
+        None,
+        env="PROA_WORKER_TLS_DIR",
+        why="tls.crt, tls.key, ca.crt: mutual TLS at Triton's gRPC port, no HTTP; not set: neither",
+    )
+    restart_lease: str | None = setting(
+        None,
+        env="PROA_WORKER_RESTART_LEASE",
+        why="Lease by which workers take turns to restart Triton for a renewed certificate",
+    )
+    restart_spread_s: float = setting(
+        300.0,
+        env="PROA_WORKER_RESTART_SPREAD_S",
+        unit="s",
+        why="without a Lease, such a restart comes after a random delay of up to so long",
+        minimum=0.0,
+        maximum=86_400.0,
+    )
+    drain_s: float = setting(
+        0.0,
+        env="PROA_WORKER_DRAIN_S",
+        unit="s",
+        why="told to stop: unready at once, but served on for so long, until all have heard of it",
+        minimum=0.0,
         maximum=3600.0,
     )
     canary_failures: int = setting(

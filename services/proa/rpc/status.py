@@ -1,8 +1,4 @@
-"""gRPC at one border: channels, server options, and errors to and from statuses.
-
-Nothing above this module catches grpc errors or names a StatusCode. Errors of a peer come out of
-`peer_errors` as our own tree, chained; our own errors go out through `servicer_errors`.
-"""
+"""Our errors as gRPC statuses, and back."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import asyncio
 import functools
 import logging
 import re
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, TypeVar
@@ -21,6 +16,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 
 from proa import errors
 from proa.errors import InvalidRequest, Overloaded, ProaError, Unavailable
+from proa.rpc.tls import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +25,10 @@ Response = TypeVar("Response")
 Servicer = TypeVar("Servicer")
 Context = grpc.aio.ServicerContext[Any, Any]
 
-KEEPALIVE_TIME_MS = 1_000
-KEEPALIVE_TIMEOUT_MS = 2_000
-RECONNECT_BACKOFF_MS_MAX = 1_000
 DETAILS_CHARS_MAX = 1_000  # details travel as a header; peers refuse headers above 8 KiB
 RETRY_AFTER_S_MAX = 60.0
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 STATUS_KEY = "grpc-status-details-bin"
-
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_ADDRESS = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:.]{{2,45}}\]):(?P<port>\d{{1,5}})")
-_ADDRESS_CHARS_MAX = 260
 
 _ERRORS: dict[grpc.StatusCode, type[ProaError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
@@ -49,105 +38,11 @@ _ERRORS: dict[grpc.StatusCode, type[ProaError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlinePassed,
     grpc.StatusCode.CANCELLED: errors.RequestCancelled,
     grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
+    grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
     grpc.StatusCode.FAILED_PRECONDITION: errors.ProgramRefused,
     grpc.StatusCode.DATA_LOSS: errors.TooManyErasures,
 }
-
-
-def check_address(address: str) -> str:
-    """`address` if it is host:port (DNS name, IPv4, [IPv6]). Errors: InvalidRequest.
-
-    Nothing else passes: gRPC would also take `unix:/path` or `xds:name` for an address.
-    """
-    found = _ADDRESS.fullmatch(address) if len(address) <= _ADDRESS_CHARS_MAX else None
-    if found is None or not 1 <= int(found["port"]) <= 65535:
-        raise InvalidRequest(f"address {address[:80]!r} is not host:port with a port 1 to 65535")
-    return address
-
-
-def connect(address: str, *, message_bytes_max: int) -> grpc.aio.Channel:
-    """A channel to `address` (host:port), one connection of its own; connects at the first call.
-
-    A peer that is frozen or unplugged is noticed within 3 s even in the middle of a call, which
-    needs servers that accept such pings (`server_options`). Errors: InvalidRequest.
-    """
-    options = [
-        ("grpc.max_send_message_length", message_bytes_max),
-        ("grpc.max_receive_message_length", message_bytes_max),
-        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        # Pings that measure bandwidth hold back the keepalive ones: both need the short timeout.
-        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", RECONNECT_BACKOFF_MS_MAX),
-    ]
-    # Without the scheme a host named `unix` or `dns` would be taken for one.
-    return grpc.aio.insecure_channel(f"dns:///{check_address(address)}", options=options)
-
-
-def server_options(message_bytes_max: int) -> list[tuple[str, int]]:
-    """Options of a grpc.aio.server: message limit, the pings of `connect`, one server per port."""
-    return [
-        ("grpc.max_send_message_length", message_bytes_max),
-        ("grpc.max_receive_message_length", message_bytes_max),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_TIME_MS // 2),
-        ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.so_reuseport", 0),
-    ]
-
-
-class Channels:
-    """Open channels by address, the least recently used one closed beyond `channels_max`.
-
-    A channel is valid until the next await of its user; calls that are under way when it is pushed
-    out have `grace_s` to end.
-    """
-
-    def __init__(
-        self,
-        *,
-        message_bytes_max: int,
-        channels_max: int = 256,
-        grace_s: float = 30.0,
-    ) -> None:
-        self._message_bytes_max = message_bytes_max
-        self._channels_max = channels_max
-        self._grace_s = grace_s
-        self._open: OrderedDict[str, grpc.aio.Channel] = OrderedDict()
-        self._closing: set[asyncio.Task[None]] = set()
-
-    def __call__(self, address: str) -> grpc.aio.Channel:
-        """The channel to `address`. Errors: InvalidRequest."""
-        channel = self._open.get(address)
-        if channel is None:
-            channel = connect(address, message_bytes_max=self._message_bytes_max)
-            self._open[address] = channel
-            if len(self._open) > self._channels_max:
-                self._push_out(self._open.popitem(last=False)[1])
-        self._open.move_to_end(address)
-        return channel
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    async def close(self) -> None:
-        """Close all channels at once; calls under way are cancelled."""
-        for task in self._closing:
-            task.cancel()
-        channels, self._open = list(self._open.values()), OrderedDict()
-        await asyncio.gather(
-            *(channel.close(None) for channel in channels), *self._closing, return_exceptions=True
-        )
-
-    def _push_out(self, channel: grpc.aio.Channel) -> None:
-        task = asyncio.ensure_future(channel.close(self._grace_s))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
 
 
 def status_of(error: BaseException) -> grpc.StatusCode:
@@ -162,10 +57,12 @@ def status_of(error: BaseException) -> grpc.StatusCode:
 def error_from(exc: grpc.aio.AioRpcError, peer: str = "") -> ProaError:
     """The error of ours that a peer's status stands for; BadAnswer for those we have none for."""
     details = (exc.details() or exc.code().name)[:DETAILS_CHARS_MAX]
+    if exc.code() is grpc.StatusCode.UNAVAILABLE:
+        details = reason_of(details) or details
     message = f"{peer}: {details}" if peer else details
     if exc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        # gRPC says so of a message above the limit too, where another try cannot help.
-        if "larger than max" in details:
+        # gRPC says so of messages and headers above the limit too: another try cannot help.
+        if "larger than max" in details or "metadata size exceeds" in details:
             return InvalidRequest(message)
         return Overloaded(message, retry_after_s=_retry_after_s(exc))
     return _ERRORS.get(exc.code(), errors.BadAnswer)(message)
@@ -204,7 +101,7 @@ def servicer_errors(
         except grpc.aio.AbortError:
             raise
         except Exception as exc:  # the border: all of it is mapped
-            await _abort(context, exc, method.__qualname__)
+            await refuse(context, exc, method.__qualname__)
             raise AssertionError("abort raises") from exc
 
     return guarded
@@ -225,12 +122,13 @@ def servicer_stream_errors(
         except grpc.aio.AbortError:
             raise
         except Exception as exc:  # noqa: BLE001  # the border: all of it is mapped
-            await _abort(context, exc, method.__qualname__)
+            await refuse(context, exc, method.__qualname__)
 
     return guarded
 
 
-async def _abort(context: Context, error: Exception, where: str) -> None:
+async def refuse(context: Context, error: Exception, where: str) -> None:
+    """End a call with the status of `error`. `where`: for the log, if it is not ours."""
     if not isinstance(error, ProaError):
         log.error("unexpected error in %s", where, exc_info=error)
         await context.abort(grpc.StatusCode.INTERNAL, "internal error")
