@@ -100,6 +100,12 @@ async def test_infer_passes_exact_and_policy_on(server: FakeServer) -> None:
     assert parameters["proa.policy"].string_param == "hedge"
 
 
+async def test_infer_asks_for_a_drill(server: FakeServer) -> None:
+    options = ("--random", "--reconstruct", "--address", server.address)
+    assert await proa("infer", "double", *options) == 0
+    assert server.requests[-1].parameters["proa.reconstruct"].bool_param
+
+
 class Frontend(frontend_pb2_grpc.FrontendServicer):  # type: ignore[misc]
     """Reports that count, `last` of them."""
 

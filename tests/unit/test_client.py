@@ -109,6 +109,8 @@ async def test_options_travel_as_parameters(fake: FakeServer, connect: Connect) 
     assert asked.parameters["proa.policy"].string_param == "hedge"
     assert 0 < asked.parameters["timeout"].int64_param <= 20_000_000
     assert (asked.model_version, [o.name for o in asked.outputs]) == ("2", ["y"])
+    await client.infer("double", query(1), exact=False, reconstruct=True)
+    assert fake.requests[-1].parameters["proa.reconstruct"].bool_param is True
     await client.infer("double", query(1), exact=False, deadline_s=None)
     assert not fake.requests[-1].parameters
 

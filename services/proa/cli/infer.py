@@ -37,7 +37,11 @@ def register(verbs: Verbs) -> None:
     parser.add_argument(
         "--seed", type=integer(0, 2**32 - 1), default=0, help="of --random (default: %(default)s)"
     )
-    parser.add_argument("--exact", action="store_true", help="refuse a reconstructed answer")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--exact", action="store_true", help="refuse a reconstructed answer")
+    which.add_argument(
+        "--reconstruct", action="store_true", help="a drill: be answered as if the worker had died"
+    )
     parser.add_argument("--policy", choices=POLICIES, help="instead of the spec's")
     parser.add_argument("--deadline-s", type=float, metavar="S", help="give up after so long")
     parser.add_argument("--output", type=Path, metavar="FILE", help="save the outputs as .npz")
@@ -64,7 +68,7 @@ def _run(args: argparse.Namespace) -> int:
         metadata = proa.metadata(args.model)
         arrays = _random(metadata, args.seed) if args.random else _read(args.input, metadata)
         began = time.monotonic()
-        answer = proa.infer(args.model, arrays)
+        answer = proa.infer(args.model, arrays, reconstruct=args.reconstruct)
         latency_ms = (time.monotonic() - began) * 1000.0
     if args.output is not None:
         _save(args.output, answer)

@@ -44,12 +44,14 @@ _ERRORS: dict[str, type[ProaError]] = {
 class CallOptions(TypedDict, total=False):
     """What a call may say beside model and inputs; the client's defaults hold for the rest.
 
-    exact: refuse reconstructed answers. policy: a redundancy policy instead of the spec's.
+    exact: refuse reconstructed answers. reconstruct: a drill; be answered from the code, as if the
+    worker had died, or exactly if that cannot be (the answer's `source` says which). policy: a redundancy policy instead of the spec's.
     deadline_s: seconds for the whole call (None: the server's default, never more than 60).
     outputs: names of the outputs wanted, all if empty. version: of the model, the latest if empty.
     """
 
     exact: bool
+    reconstruct: bool
     policy: str | None
     deadline_s: float | None
     outputs: Sequence[str]
@@ -61,6 +63,7 @@ class Options:
     """CallOptions with all values. Errors: InvalidRequest for a deadline out of bounds."""
 
     exact: bool = False
+    reconstruct: bool = False
     policy: str | None = None
     deadline_s: float | None = None
     outputs: Sequence[str] = ()
@@ -76,6 +79,8 @@ class Options:
         found: dict[str, wire.Parameter] = {}
         if self.exact:
             found["proa.exact"] = True
+        if self.reconstruct:
+            found["proa.reconstruct"] = True
         if self.policy is not None:
             found["proa.policy"] = self.policy
         return found
