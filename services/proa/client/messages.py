@@ -45,9 +45,10 @@ class CallOptions(TypedDict, total=False):
     """What a call may say beside model and inputs; the client's defaults hold for the rest.
 
     exact: refuse reconstructed answers. reconstruct: a drill; be answered from the code, as if the
-    worker had died, or exactly if that cannot be (the answer's `source` says which). policy: a redundancy policy instead of the spec's.
-    deadline_s: seconds for the whole call (None: the server's default, never more than 60).
-    outputs: names of the outputs wanted, all if empty. version: of the model, the latest if empty.
+    worker had died, or exactly if that cannot be (the answer's `source` says which). policy: a
+    redundancy policy instead of the spec's. deadline_s: seconds for the whole call (None: the
+    server's default, never more than 60). outputs: names of the outputs wanted, all if empty.
+    version: of the model, the latest if empty.
     """
 
     exact: bool
