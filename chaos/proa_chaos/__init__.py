@@ -1,4 +1,5 @@
-"""The runner of chaos experiments will live here: workload, faults, hypothesis, verdict.
+"""Chaos experiments: a workload, faults, a hypothesis; run them, and get a verdict.
 
-Nothing is here yet; workers packed with `proa pack --faults` take faults by `proa.api.v1` already.
+The runner knows no place: what stands between it and the system is a `Backend`. One is here, for
+`proa up` on this machine (`proa_chaos.local`).
 """

@@ -17,6 +17,7 @@ from proa.frontend.shell import Shell
 from proa.frontend.workers import WorkerCalls
 from proa.parity import ParityRunner
 from proa.rpc import Channels
+from proa.runtime.faults import FaultTable
 from proa.spec import CodedModel
 
 
@@ -30,6 +31,7 @@ class Shared:
     decoders: Peers
     metrics: FrontendMetrics
     nursery: Nursery
+    faults: FaultTable | None = None
 
 
 def engine_config(spec: CodedModel, settings: FrontendSettings) -> EngineConfig:
@@ -64,7 +66,7 @@ def build_model(spec: CodedModel, shared: Shared, before: Model | None) -> Model
     settings, metrics = shared.settings, shared.metrics
     code = make_code(red.coder, red.k, red.r)
     runner = ParityRunner(shared.channels)
-    calls = WorkerCalls(spec, shared.channels, runner)
+    calls = WorkerCalls(spec, shared.channels, runner, shared.faults)
     recent = before.recent if before else Recent(time.monotonic)
     coders = Coders(
         spec,

@@ -30,6 +30,7 @@ from proa.frontend.status import NAME as STATUS_NAME
 from proa.frontend.status import StatusService
 from proa.rpc import Channels
 from proa.runtime.admin import Admin
+from proa.runtime.faults import FaultTable, add_faults
 from proa.runtime.serve import serve
 from proa.runtime.server import add_reflection, listen, make_health, make_server
 from proa.runtime.settings import from_env
@@ -52,6 +53,7 @@ class World:
 
     models: Models
     roots: Roots = field(default_factory=dict)
+    faults: FaultTable | None = None
 
 
 def build_world(
@@ -64,7 +66,8 @@ def build_world(
     SettingsError, EnvironmentLacks."""
     nursery = Nursery()
     encoders, decoders = Peers(time.monotonic), Peers(time.monotonic)
-    shared = Shared(settings, channels, encoders, decoders, metrics, nursery)
+    faults = FaultTable() if settings.faults else None
+    shared = Shared(settings, channels, encoders, decoders, metrics, nursery, faults)
 
     def spec_error(text: str) -> None:
         log.error("%s", text)
@@ -101,7 +104,7 @@ def build_world(
 
         roots["discovery"] = follow
     _serve_specs(settings, models, metrics, roots, fixed, spec_error)
-    return World(models, roots)
+    return World(models, roots, faults)
 
 
 def _serve_specs(
@@ -173,8 +176,11 @@ async def _serve_world(
     frontend_pb2_grpc.add_FrontendServicer_to_server(  # type: ignore[no-untyped-call]
         status, server
     )
+    names = [oip_name, STATUS_NAME]
+    if world.faults is not None:
+        names.append(add_faults(server, world.faults))
     health = await make_health(server)
-    add_reflection(server, [oip_name, STATUS_NAME])
+    add_reflection(server, names)
     port = listen(server, settings.host, settings.port, locks.credentials)
     admin = Admin(settings.admin_port, registry, host=settings.host)
     admin.start()

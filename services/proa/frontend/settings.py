@@ -181,6 +181,11 @@ class FrontendSettings:
         env="PROA_FRONTEND_TOKENS",
         why="YAML file of bearer tokens, which is watched; not set: no token is wanted",
     )
+    faults: bool = setting(
+        False,
+        env="PROA_FRONTEND_FAULTS",
+        why="serve FaultInjector; for chaos experiments only",
+    )
     drain_s: float = setting(
         0.0,
         env="PROA_FRONTEND_DRAIN_S",

@@ -19,6 +19,7 @@ from proa.frontend.load import LoadMeter
 from proa.frontend.queries import Tensors, check_answer
 from proa.parity import ParityRunner
 from proa.rpc import Channels, peer_errors
+from proa.runtime.faults import FaultTable
 from proa.spec import CodedModel, TensorSpec
 
 log = logging.getLogger(__name__)
@@ -57,8 +58,15 @@ def model_at_worker(spec: CodedModel) -> str:
 class WorkerCalls:
     """What a frontend asks of workers. Errors: the worker's own, mapped; BadAnswer."""
 
-    def __init__(self, spec: CodedModel, channels: Channels, runner: ParityRunner) -> None:
+    def __init__(
+        self,
+        spec: CodedModel,
+        channels: Channels,
+        runner: ParityRunner,
+        faults: FaultTable | None = None,
+    ) -> None:
         self._spec = spec
+        self._faults = faults
         self._channels = channels
         self._runner = runner
         self._meters: dict[str, LoadMeter] = {}
@@ -82,6 +90,8 @@ class WorkerCalls:
             request_serializer=None,
             response_deserializer=service_pb2.ModelInferResponse.FromString,
         )
+        if self._faults is not None:
+            await self._faults.reach(worker.name, timeout_s)
         reporting = worker.name in self._reporting
         meter, sent_at = self.meter(worker.name), time.monotonic()
         with meter.own():

@@ -102,6 +102,7 @@ def plan(models: Sequence[CodedModel], options: Options, ports: Ports) -> Topolo
             "PROA_FRONTEND_HOST": HOST,
             "PROA_FRONTEND_PORT": str(port),
             "PROA_FRONTEND_ADMIN_PORT": str(admin_port),
+            **({"PROA_FRONTEND_FAULTS": "true"} if options.faults else {}),
             **{f"PROA_FRONTEND_{c.name.upper()}S": f"{HOST}:{c.port}" for c in coders},
         },
         admin_port=admin_port,

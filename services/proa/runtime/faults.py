@@ -7,6 +7,7 @@ fault service itself are never hit: a faulty process looks healthy, as in life.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from proa.errors import DeadlinePassed, InvalidRequest, NotSupported, Overloaded
 from proa.rpc import Context, servicer_errors
 from proa.runtime.waiting import set_within
 
+log = logging.getLogger(__name__)
+
+FAULT_SERVICE = faults_pb2.DESCRIPTOR.services_by_name["FaultInjector"].full_name
 FAULTS_MAX = 16
 TTL_MS_MAX = 600_000
 DELAY_MS_MAX = 600_000
@@ -131,6 +135,15 @@ class FaultService(faults_pb2_grpc.FaultInjectorServicer):
         self, _request: faults_pb2.ListRequest, _context: Context
     ) -> faults_pb2.FaultReply:
         return self._table.reply()
+
+
+def add_faults(server: grpc.aio.Server, table: FaultTable) -> str:
+    """Serve `table` on `server`; the service's full name, for reflection."""
+    log.warning("fault injection is on")
+    faults_pb2_grpc.add_FaultInjectorServicer_to_server(  # type: ignore[no-untyped-call]
+        FaultService(table), server
+    )
+    return FAULT_SERVICE
 
 
 class FaultInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]

@@ -11,9 +11,8 @@ from typing import Protocol
 import grpc.aio
 from prometheus_client import CollectorRegistry
 
-from proa.api.v1 import faults_pb2, faults_pb2_grpc
 from proa.runtime.admin import Admin
-from proa.runtime.faults import FaultInterceptor, FaultService, FaultTable
+from proa.runtime.faults import FaultInterceptor, FaultTable, add_faults
 from proa.runtime.selfcheck import check_port, keep_checking
 from proa.runtime.serve import serve
 from proa.runtime.server import add_reflection, listen, make_health, make_server
@@ -23,7 +22,6 @@ log = logging.getLogger(__name__)
 
 # Health checks, reflection and calls that are about to be refused need room beside the work.
 SPARE_CALLS = 64
-FAULT_SERVICE = faults_pb2.DESCRIPTOR.services_by_name["FaultInjector"].full_name
 
 
 class StatelessSettings(Protocol):
@@ -77,11 +75,7 @@ async def serve_stateless(
     service.add(server)
     names = [service.name]
     if settings.faults:
-        log.warning("fault injection is on")
-        faults_pb2_grpc.add_FaultInjectorServicer_to_server(  # type: ignore[no-untyped-call]
-            FaultService(table), server
-        )
-        names.append(FAULT_SERVICE)
+        names.append(add_faults(server, table))
     health = await make_health(server)
     add_reflection(server, names)
     port = listen(server, settings.host, settings.port, tls.server() if tls else None)

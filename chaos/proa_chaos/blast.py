@@ -1,0 +1,69 @@
+"""The guard against experiments that break more than the redundancy can bear."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proa.errors import InvalidRequest
+from proa_chaos.plan import Hit
+from proa_chaos.selection import Target
+
+# A process that was killed, or was frozen long enough to be replaced, is away for longer than its
+# fault: it has to start again.
+RESTART_S = 30.0
+_MACHINE = ("cpu-hog",)  # takes nobody away
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Targets that stand in for each other. `ready`: names of those that serve now.
+
+    At most `domains_max` failure domains of it may be hit at once, and `ready_min` must stay ready.
+    """
+
+    name: str
+    members: tuple[Target, ...]
+    ready: frozenset[str]
+    domains_max: int
+    ready_min: int
+
+
+def check_blast(hits: Sequence[Hit], pools: Sequence[Pool]) -> None:
+    """Raise InvalidRequest when some moment of the plan breaks more than a pool may lose."""
+    for hit in hits:
+        active = [other for other in hits if _touches(other, hit.start_s)]
+        for pool in pools:
+            _check_pool(pool, [target for other in active for target in _hit_by(other)])
+
+
+def _touches(hit: Hit, at_s: float) -> bool:
+    longer = hit.fault.action == "kill" or hit.fault.parameters.how == "process"
+    return hit.start_s <= at_s < hit.end_s + (RESTART_S if longer else 0.0)
+
+
+def _hit_by(hit: Hit) -> list[Target]:
+    """A partition takes the workers behind it away; the frontend on its other side stays."""
+    if hit.fault.action in _MACHINE:
+        return []
+    if hit.fault.action != "partition" or hit.peer is None:
+        return [hit.target]
+    return [side for side in (hit.target, hit.peer) if side.role != "frontend"]
+
+
+def _check_pool(pool: Pool, hit: Sequence[Target]) -> None:
+    lost = {target.domain for target in hit if target in pool.members}
+    if not lost:
+        return
+    names = ", ".join(sorted(lost))
+    if len(lost) > pool.domains_max:
+        raise InvalidRequest(
+            f"{len(lost)} failure domains of {pool.name} would be hit at once ({names});"
+            f" at most {pool.domains_max} may be, so that the rest can answer; --force overrides"
+        )
+    left = {m.name for m in pool.members if m.name in pool.ready and m.domain not in lost}
+    if len(left) < pool.ready_min:
+        raise InvalidRequest(
+            f"hitting {names} would leave {len(left)} ready of {pool.name};"
+            f" at least {pool.ready_min} must stay; --force overrides"
+        )

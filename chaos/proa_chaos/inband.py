@@ -1,0 +1,134 @@
+"""Faults that our own processes act out: `proa.api.v1.FaultInjector`, and `proa_faults` of workers.
+
+The time to live is enforced there. Works anywhere, with no privilege, where fault injection is on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from tritonclient.grpc import service_pb2
+
+from proa import wire
+from proa.api.v1 import faults_pb2
+from proa.errors import EnvironmentLacks, NotSupported, UnknownModel
+from proa.rpc import Channels, peer_errors
+from proa_chaos.plan import Hit
+from proa_chaos.selection import Target
+
+FAULT_MODEL = "proa_faults"
+CALL_S_MAX = 5.0
+KINDS = {
+    "slow": faults_pb2.DELAY,
+    "pause": faults_pb2.PAUSE,
+    "error": faults_pb2.ERROR,
+    "drop": faults_pb2.DROP,
+    "bitflip": faults_pb2.BITFLIP,
+    "partition": faults_pb2.DROP,
+}
+WORKER_ROLES = ("worker", "parity-worker")
+_SERVICE = "/proa.api.v1.FaultInjector/"
+
+
+class InBand:
+    """Injects, clears and lists faults. `prefix`: of the ids of this run's faults."""
+
+    def __init__(self, channels: Channels, prefix: str, seed: int) -> None:
+        self._channels = channels
+        self._prefix = prefix
+        self._seed = seed
+
+    async def inject(self, hit: Hit, ttl_s: float) -> None:
+        """Errors: NotSupported (see `check`), Overloaded (16 faults are active there)."""
+        fault = faults_pb2.Fault(
+            id=self._id(hit),
+            kind=KINDS[hit.fault.action],
+            ttl_ms=max(1, round(ttl_s * 1000)),
+            probability=hit.fault.parameters.probability,
+            program=_program(hit),
+            delay_ms=hit.fault.parameters.delay_ms,
+            bits=hit.fault.parameters.bits,
+            seed=self._seed,
+        )
+        await self._ask(
+            acting(hit), faults_pb2.FaultRequest(inject=faults_pb2.InjectRequest(fault=fault))
+        )
+
+    async def clear(self, hit: Hit) -> None:
+        """End it. A process that started anew has no fault, which is no error."""
+        clear = faults_pb2.ClearRequest(id=self._id(hit))
+        await self._ask(acting(hit), faults_pb2.FaultRequest(clear=clear))
+
+    async def active(self, target: Target) -> list[faults_pb2.Fault]:
+        """The faults in force at `target`, anybody's. Errors: EnvironmentLacks (it takes none)."""
+        request = faults_pb2.FaultRequest(list=faults_pb2.ListRequest())
+        try:
+            return list((await self._ask(target, request)).active)
+        except (UnknownModel, NotSupported) as exc:
+            raise EnvironmentLacks(
+                f"{target.name} takes no faults ({exc}): start it with fault injection, locally"
+                " `proa up --faults`"
+            ) from exc
+
+    def _id(self, hit: Hit) -> str:
+        return f"{self._prefix}-{hit.id}"
+
+    async def _ask(self, target: Target, request: faults_pb2.FaultRequest) -> faults_pb2.FaultReply:
+        async with peer_errors(target.name):
+            if target.role in WORKER_ROLES:
+                return await self._ask_worker(target, request)
+            return await self._ask_service(target, request)
+
+    async def _ask_worker(
+        self, target: Target, request: faults_pb2.FaultRequest
+    ) -> faults_pb2.FaultReply:
+        data = np.frombuffer(request.SerializeToString(), np.uint8)
+        call = self._channels(target.address).unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelInferResponse.FromString,
+        )
+        message = wire.write_request(FAULT_MODEL, {"request": data}, outputs=["reply"])
+        reply = wire.read_response(await call(message, timeout=CALL_S_MAX))["reply"]
+        found: faults_pb2.FaultReply = faults_pb2.FaultReply.FromString(reply.tobytes())
+        return found
+
+    async def _ask_service(
+        self, target: Target, request: faults_pb2.FaultRequest
+    ) -> faults_pb2.FaultReply:
+        op = str(request.WhichOneof("op"))
+        message = getattr(request, op)
+        call = self._channels(target.address, target.role).unary_unary(
+            _SERVICE + op.capitalize(),
+            request_serializer=type(message).SerializeToString,
+            response_deserializer=faults_pb2.FaultReply.FromString,
+        )
+        found: faults_pb2.FaultReply = await call(message, timeout=CALL_S_MAX)
+        return found
+
+
+def check(hit: Hit) -> None:
+    """Raise NotSupported for a fault that its target cannot act out in-band."""
+    role, action = acting(hit).role, hit.fault.action
+    if action not in KINDS:
+        raise NotSupported(f"{hit.text}: this action cannot be done here")
+    if action == "bitflip" and role not in WORKER_ROLES:
+        raise NotSupported(f"{hit.text}: only workers have outputs to flip")
+    if action != "partition" and role == "frontend":
+        raise NotSupported(f"{hit.text}: a frontend takes partition, kill and a frozen process")
+
+
+def acting(hit: Hit) -> Target:
+    """Where the fault acts: a partition at the side that is a frontend."""
+    if hit.fault.action == "partition" and hit.target.role != "frontend":
+        if hit.peer is None or hit.peer.role != "frontend":
+            raise NotSupported(f"{hit.text}: one side of a partition must be a frontend")
+        return hit.peer
+    return hit.target
+
+
+def _program(hit: Hit) -> str:
+    if hit.fault.action != "partition":
+        return hit.fault.parameters.program
+    other = hit.target if acting(hit) is hit.peer else hit.peer
+    assert other is not None
+    return other.name

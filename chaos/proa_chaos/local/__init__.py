@@ -1,0 +1,1 @@
+"""Experiments against `proa up` on this machine."""

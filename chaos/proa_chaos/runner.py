@@ -1,0 +1,257 @@
+"""Runs one experiment: steady state, faults under load, roll-back, steady state again, verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from proa.client import AsyncClient
+from proa.errors import ProaError
+from proa_chaos.backend import Backend
+from proa_chaos.blast import check_blast
+from proa_chaos.events import Event, Tell, tell_nobody
+from proa_chaos.experiment import Experiment
+from proa_chaos.faults import Faults
+from proa_chaos.hypothesis import Finding, judge, judge_window, probes_of
+from proa_chaos.load import Load
+from proa_chaos.measures import Observations, measure
+from proa_chaos.plan import Hit, plan
+from proa_chaos.queries import prepare_queries
+from proa_chaos.result import Phase, Result, Steady, Verdict
+
+READY_S_MAX = 30.0  # for the steady state before
+READY_POLL_S = 0.2
+TICK_S = 0.25
+LOAD_EVENT_S = 1.0
+SLACK_S = 120.0
+
+
+class Broken(Exception):
+    """The run ends here with a verdict."""
+
+    def __init__(self, verdict: Verdict, step: str) -> None:
+        super().__init__(step)
+        self.verdict = verdict
+        self.step = step
+
+
+class Runner:
+    """One run of `experiment`. `force`: whatever it breaks. `ready_s_max`: patience at the start.
+    `slack_s`: how much longer than its phases and its recovery it may take.
+
+    `run` returns a Result whatever happens once it has begun, and leaves no fault behind. Before
+    that it raises: InvalidRequest (a selector that matches nothing, the guard, a file of queries),
+    NotSupported and EnvironmentLacks (a fault that cannot be had there), Unavailable.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        backend: Backend,
+        model: str,
+        *,
+        seed: int = 0,
+        force: bool = False,
+        ready_s_max: float = READY_S_MAX,
+        slack_s: float = SLACK_S,
+        tell: Tell = tell_nobody,
+    ) -> None:
+        self._experiment = experiment
+        self._backend = backend
+        self._model = model
+        self._seed = seed
+        self._force = force
+        self._ready_s_max = ready_s_max
+        self._slack_s = slack_s
+        self._tell = tell
+        self._start_s = 0.0
+        seen = Observations(experiment.workload.deadline_ms / 1000.0)
+        self._seen = seen
+        self._result = Result(experiment, model, seed, backend.name, seen, time.time())
+
+    async def run(self) -> Result:
+        """Run it. Cancelled, it rolls back and returns a result with the verdict Stopped."""
+        self._start_s = asyncio.get_running_loop().time()
+        hits = plan(self._experiment, await self._backend.targets(self._model), self._seed)
+        waiting = await self._until_ready(self._ready_s_max)
+        if not (waiting or self._force):
+            check_blast(hits, await self._backend.pools(self._model))
+        faults = Faults(self._backend, hits, self._result.done, self._elapsed_s, self._note)
+        result, workload = self._result, self._experiment.workload
+        limit_s = workload.before_s + workload.during_s + workload.after_s + workload.recovery_s
+        try:
+            async with asyncio.timeout(limit_s + self._slack_s):
+                self._check_ready(waiting)
+                await self._all(faults, hits)
+        except Broken as exc:
+            result.verdict, result.fail_step = exc.verdict, exc.step
+        except TimeoutError:
+            result.fail_step = f"not over within {limit_s + self._slack_s:g} s"
+        except asyncio.CancelledError:
+            result.fail_step = "told to stop"
+        except ProaError as exc:
+            if not result.phases:
+                raise  # nothing has been done yet
+            result.fail_step = f"{type(exc).__name__}: {exc}"
+        finally:
+            await _in_spite_of_cancel(faults.end_all())
+        result.duration_s = self._elapsed_s()
+        self._note("verdict", f"{result.verdict.value}{_because(result.fail_step)}")
+        return result
+
+    def _check_ready(self, waiting: tuple[str, ...]) -> None:
+        if waiting:
+            at_s = self._elapsed_s()
+            self._result.before = Steady(met=False, waiting_for=waiting, findings=(), at_s=at_s)
+            raise Broken(Verdict.FAIL, f"steady state before: {'; '.join(waiting)}")
+
+    async def _all(self, faults: Faults, hits: Sequence[Hit]) -> None:
+        workload, result = self._experiment.workload, self._result
+        async with AsyncClient(
+            self._backend.address,
+            deadline_s=self._seen.deadline_s,
+            exact=workload.exact,
+            retry=False,  # what is lost is to be seen
+        ) as client:
+            await self._backend.prepare(hits)
+            queries = await prepare_queries(client, self._model, workload, self._seed)
+            load = Load(client, self._model, workload, queries, self._seen, self._seed)
+            await self._phase("before", load.run)
+            findings = self._judge("before")
+            met = all(finding.met for finding in findings)
+            result.before = Steady(met, (), tuple(findings), self._elapsed_s())
+            if not met:
+                raise Broken(Verdict.FAIL, f"steady state before: {_first_missed(findings)}")
+            await self._phase(
+                "during", lambda phase, start: self._during(phase, start, load, faults)
+            )
+            await faults.end_all()
+            self._judge("during")
+            await self._recover()
+            await self._phase("after", load.run)
+        self._conclude()
+
+    async def _phase(self, name: str, run: Callable[[str, float], Awaitable[None]]) -> None:
+        begin_s = self._elapsed_s()
+        rate_hz = self._experiment.workload.rate_in(name)
+        self._note("phase", f"{name}: {rate_hz:g} requests/s")
+        ticking = asyncio.create_task(self._watch(name))
+        try:
+            await run(name, self._start_s)
+        finally:
+            ticking.cancel()
+            self._result.phases[name] = (begin_s, self._elapsed_s())
+
+    async def _during(self, phase: str, start_s: float, load: Load, faults: Faults) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                guarding = tasks.create_task(self._guard())
+                acting = tasks.create_task(faults.act())
+                await load.run(phase, start_s)
+                await acting
+                guarding.cancel()
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from group
+
+    async def _guard(self) -> None:
+        """Raise Broken when a guard is breached."""
+        while self._experiment.guards:
+            await asyncio.sleep(TICK_S)
+            for guard in self._experiment.guards:
+                since_s = self._elapsed_s() - guard.window_s
+                recent = [s for s in self._seen.of("during") if s.at_s + s.latency_s >= since_s]
+                if len(recent) < guard.samples_min:
+                    continue
+                finding = judge_window(guard.probe, recent, self._seen.deadline_s)
+                if not finding.met:
+                    step = f"guard: {guard.probe.name}; found {finding.text}"
+                    self._note("guard", step)
+                    raise Broken(Verdict.STOPPED, step)
+
+    async def _recover(self) -> None:
+        begin_s = self._elapsed_s()
+        waiting = await self._until_ready(self._experiment.workload.recovery_s)
+        if waiting:
+            step = f"steady state after: {'; '.join(waiting)}"
+            self._result.after = Steady(
+                met=False, waiting_for=waiting, findings=(), at_s=self._elapsed_s()
+            )
+            raise Broken(Verdict.FAIL, step)
+        self._seen.recovery_s = self._elapsed_s() - begin_s
+        self._note("recovery", f"all ready {self._seen.recovery_s:.1f} s after the faults")
+
+    async def _until_ready(self, limit_s: float) -> tuple[str, ...]:
+        """Wait for the steady state; what is still missing after `limit_s`."""
+        end_s = self._elapsed_s() + limit_s
+        before: tuple[str, ...] = ()
+        while True:
+            waiting = tuple(await self._backend.waiting_for(self._model))
+            if not waiting or self._elapsed_s() > end_s:
+                return waiting
+            if waiting != before:
+                self._note("waiting", "; ".join(waiting))
+            before = waiting
+            await asyncio.sleep(READY_POLL_S)
+
+    def _judge(self, phase: str) -> list[Finding]:
+        """Judge what can be judged after `phase`."""
+        found = [judge(probe, self._seen) for probe in probes_of(self._experiment, phase)]
+        for finding in found:
+            word = "met" if finding.met else "MISSED"
+            self._note("probe", f"{word}  {finding.probe.name}: {finding.text}")
+        self._result.findings += found
+        return found
+
+    def _conclude(self) -> None:
+        result = self._result
+        after = self._judge("after")
+        met = all(finding.met for finding in after)
+        result.after = Steady(met, (), tuple(after), self._elapsed_s())
+        result.phase = Phase.COMPLETED
+        missed = _first_missed(result.findings)
+        result.verdict, result.fail_step = (Verdict.FAIL if missed else Verdict.PASS), missed
+
+    async def _watch(self, phase: str) -> None:
+        """A line a second for who watches."""
+        while True:
+            before_s = self._elapsed_s()
+            await asyncio.sleep(LOAD_EVENT_S)
+            recent = [s for s in self._seen.of(phase) if s.at_s + s.latency_s >= before_s]
+            if recent:
+                p50, p99 = (measure(m, recent, self._seen.deadline_s) for m in ("p50Ms", "p99Ms"))
+                failed = sum(not s.ok for s in recent)
+                rescued = sum(s.source not in ("", "worker") for s in recent)
+                self._note(
+                    "load",
+                    f"{len(recent):4d} requests  p50 {p50 or 0:6.1f}  p99 {p99 or 0:6.1f} ms"
+                    f"  failed {failed}  rescued {rescued}",
+                )
+
+    def _elapsed_s(self) -> float:
+        return asyncio.get_running_loop().time() - self._start_s
+
+    def _note(self, kind: str, text: str) -> None:
+        self._tell(Event(self._elapsed_s(), kind, text))
+
+
+def _first_missed(findings: Sequence[Finding]) -> str:
+    for finding in findings:
+        if not finding.met:
+            return f"{finding.probe.name}; found {finding.text}"
+    return ""
+
+
+def _because(step: str) -> str:
+    return f": {step}" if step else ""
+
+
+async def _in_spite_of_cancel(work: Awaitable[None]) -> None:
+    """Finish `work` although we are told to stop, again and again."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            continue
+    task.result()
