@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from fakes.eventually import eventually_sync
-from fakes.programs import INPUT, OUTPUT, Linear, export
+from fakes.programs import write_tiny_spec
 from proa.local.run_file import read_run
 from proa.rpc import Channels
 from proa_chaos.file import load_experiment
@@ -74,32 +74,11 @@ class Up:
         return {name: faults for name, faults in found.items() if faults}
 
 
-def write_spec(folder: Path) -> Path:
-    """A linear model that is its own parity model: reconstructions are exact."""
-    export(Linear(), folder / "deployed.pt2")
-    tensors = [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in (INPUT, OUTPUT)]
-    document = {
-        "apiVersion": "proa.dev/v1alpha1",
-        "kind": "CodedModel",
-        "metadata": {"name": "tiny"},
-        "spec": {
-            "model": {
-                "program": "deployed.pt2", "maxBatch": 4,
-                "inputs": tensors[:1], "outputs": tensors[1:],
-            },
-            "redundancy": {"policy": "auto", "parity": {"2": ["deployed.pt2"]}, "placement": "pod"},
-        },
-    }  # fmt: skip
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(document), encoding="utf-8")
-    return path
-
-
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("chaos")
     argv = [
-        sys.executable, "-m", "proa", "up", str(write_spec(folder)), "--faults", "--quiet",
+        sys.executable, "-m", "proa", "up", str(write_tiny_spec(folder)), "--faults", "--quiet",
         "--json", "--workers", str(WORKERS), "--service-ms", "40", "--port", "0",
         "--admin-port", "0", "--run-dir", str(folder / "run"),
     ]  # fmt: skip

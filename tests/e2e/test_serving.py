@@ -14,10 +14,9 @@ import pytest
 import pytest_asyncio
 import torch
 import tritonclient.grpc as triton
-import yaml
 
 from fakes.eventually import eventually
-from fakes.programs import INPUT, OUTPUT, Linear, export
+from fakes.programs import INPUT, Linear, write_tiny_spec
 from proa.api.v1 import frontend_pb2
 from proa.client import AsyncClient
 from proa.load import Outcome, poisson_schedule, run_open_loop
@@ -37,34 +36,13 @@ RATE_HZ, LOAD_S = 100.0, 4.0
 FAULT_AT = int(RATE_HZ * 0.5)
 
 
-def write_spec(folder):
-    """A linear model that is its own parity model: reconstructions are exact."""
-    export(Linear(), folder / "deployed.pt2")
-    tensors = [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in (INPUT, OUTPUT)]
-    document = {
-        "apiVersion": "proa.dev/v1alpha1",
-        "kind": "CodedModel",
-        "metadata": {"name": "tiny"},
-        "spec": {
-            "model": {
-                "program": "deployed.pt2", "maxBatch": 4,
-                "inputs": tensors[:1], "outputs": tensors[1:],
-            },
-            "redundancy": {"policy": "auto", "parity": {"2": ["deployed.pt2"]}, "placement": "pod"},
-        },
-    }  # fmt: skip
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(document), encoding="utf-8")
-    return path
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(tmp_path_factory):
     folder = tmp_path_factory.mktemp("e2e")
     options = Options(run_dir=folder / "run", port=0, admin_port=0, workers=WORKERS, service_ms=5.0)
     lines = []
     async with embedded(
-        [write_spec(folder)], options, sink=lambda name, line: lines.append(f"{name} | {line}")
+        [write_tiny_spec(folder)], options, sink=lambda name, line: lines.append(f"{name} | {line}")
     ) as found:
         try:
             await found.supervisor.ready()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import yaml
 
 from proa.spec import CodedModel, ModelSpec, ProgramRef, RedundancySpec, TensorSpec
 
@@ -78,3 +79,24 @@ def coded_model(
         redundancy=RedundancySpec(policy="parity" if parity else "none", k=k, r=1, parity=rows),
         path=folder / "spec.yaml",
     )
+
+
+def write_tiny_spec(folder: Path) -> Path:
+    """`tiny`, a linear model that is its own parity model: reconstructions are exact."""
+    export(Linear(), folder / "deployed.pt2")
+    tensors = [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in (INPUT, OUTPUT)]
+    document = {
+        "apiVersion": "proa.dev/v1alpha1",
+        "kind": "CodedModel",
+        "metadata": {"name": "tiny"},
+        "spec": {
+            "model": {
+                "program": "deployed.pt2", "maxBatch": 4,
+                "inputs": tensors[:1], "outputs": tensors[1:],
+            },
+            "redundancy": {"policy": "auto", "parity": {"2": ["deployed.pt2"]}, "placement": "pod"},
+        },
+    }  # fmt: skip
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return path
