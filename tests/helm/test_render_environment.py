@@ -153,7 +153,7 @@ def test_rights_are_the_least() -> None:
                 {
                     "apiGroups": ["discovery.k8s.io"],
                     "resources": ["endpointslices"],
-                    "verbs": ["get", "list", "watch"],
+                    "verbs": ["list", "watch"],
                 }
             ],
         )

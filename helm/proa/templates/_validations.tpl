@@ -43,7 +43,7 @@
 
 {{- define "proa.validateDiscovery" -}}
 {{- if and (eq .Values.discovery.mode "kubernetes") (not .Values.rbac.create) (not .Values.serviceAccount.names.frontend) -}}
-{{- fail "discovery.mode: kubernetes needs a Role that lets frontends get, list and watch endpointslices: set rbac.create, or serviceAccount.names.frontend to an account that has one, or discovery.mode=dns" -}}
+{{- fail "discovery.mode: kubernetes needs a Role that lets frontends list and watch endpointslices: set rbac.create, or serviceAccount.names.frontend to an account that has one, or discovery.mode=dns" -}}
 {{- end -}}
 {{- end -}}
 
