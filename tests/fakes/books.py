@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from proa.dispatch import actions as ac
 from proa.dispatch import events as ev
 
+# Before so many answers nobody knows how long one takes.
+ANSWERS_MIN, MARGIN = 20, 1.1
+
 
 @dataclass
 class Seen:
@@ -31,12 +34,22 @@ class Seen:
     slow_at: dict[str, float] = field(default_factory=dict)
     draining: set[str] = field(default_factory=set)
     frontends: int = 1
+    exact_s: list[float] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
     answered_while_draining: int = 0
     drills: Counter[str] = field(default_factory=Counter)
 
     def running(self, worker: str) -> int:
         """How many attempts run on a worker."""
         return sum(1 for where, _ in self.outstanding.values() if where == worker)
+
+    def is_too_late(self, left_s: float, *, waited: bool) -> bool:
+        """Whether there was reason to refuse a query, with so much time left, that has waited or
+        has just arrived; judged by the slowest answer, and for the latter by one free place."""
+        self.refused["waited" if waited else "arrived"] += 1
+        open_ = len(self.queued) + len(self.first_worker)
+        bound_s = max(self.exact_s, default=0.0) * (1.0 if waited else MARGIN * (1 + open_))
+        return len(self.exact_s) >= ANSWERS_MIN and left_s < bound_s
 
     def redundant(self, *, copies_only: bool) -> int:
         """How many attempts run that `none` would not make."""

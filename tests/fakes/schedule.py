@@ -22,6 +22,7 @@ from proa.dispatch.timers import Tick
 HEDGE_BURST = 5.0
 # A computation takes 18 to 22 ms. The picker forgets with a time constant of 0.5 s.
 SLOW_S, WAITED_S, FORGOTTEN_S = 0.022, 0.015, 4.0
+RUSH_S = 0.002
 
 
 class Schedule:
@@ -68,8 +69,8 @@ class Schedule:
                 changed = ev.FrontendsChanged(count, rng.randrange(count))
                 self._at(rng.random() * 0.2, changed)
         at = 0.0
-        for query in range(queries):
-            at += rng.expovariate(1 / self.world.between_s)
+        for query in range(queries + self.world.crowd):
+            at += rng.expovariate(1 / (RUSH_S if self.world.crowd else self.world.between_s))
             arrived = random_query(rng, query, at, self.world)
             self.queries[query] = arrived
             self._at(at, arrived)
@@ -126,14 +127,14 @@ class Schedule:
                 self._gone(worker)
 
     def _note_answer(self, attempt: int, ok: bool, event: ev.Event) -> None:
-        entry = self.seen.outstanding.pop(attempt, None)
-        if entry is None:
+        worker, sent = self.seen.outstanding.pop(attempt, ("", None))
+        if sent is None:
             return
-        worker, sent = entry
         self.seen.answered_while_draining += worker in self.seen.draining
         if not ok or self.now - self.seen.sent_at[attempt] > SLOW_S:
             self.seen.slow_at[worker] = self.now
         if ok and isinstance(sent, ac.Send):
+            self.seen.exact_s.append(self.now - self.seen.sent_at[attempt])
             self.seen.answered_ok[sent.query].add(self.workers[worker].package)
         elif ok:
             self.seen.rows_ok[sent.group].add(sent.row)
@@ -197,7 +198,7 @@ class Schedule:
 
     def _serving(self) -> list[ev.WorkerJoined]:
         """The workers that may be sent queries."""
-        found = [w for w in self.workers.values() if DEPLOYED in w.roles]
+        found = (w for w in self.workers.values() if DEPLOYED in w.roles)
         return [w for w in found if w.worker not in self.seen.draining]
 
     def _is_drill(self, query: int) -> bool:
@@ -230,11 +231,11 @@ class Schedule:
 
     def _note_cancel(self, attempt: int) -> None:
         worker, sent = self.seen.outstanding.pop(attempt, ("", None))
-        if sent is not None and worker in self.seen.draining:
-            overdue = self.event == ev.TimerFired(Tick())
-            assert overdue or self._is_lost_race(sent), "draining lost what ran there"
-        if sent is not None and not self._is_lost_race(sent):
-            self.seen.slow_at[worker] = self.now  # it was stuck, and gave way
+        if sent is None or self._is_lost_race(sent):
+            return
+        overdue = self.event == ev.TimerFired(Tick())
+        assert overdue or worker not in self.seen.draining, "draining lost what ran there"
+        self.seen.slow_at[worker] = self.now  # it was stuck, and gave way
 
     def _is_lost_race(self, sent: ac.Send | ac.SendParity) -> bool:
         return isinstance(sent, ac.Send) and (
@@ -253,10 +254,9 @@ class Schedule:
     def _check_decode(self, action: ac.Decode) -> None:
         rows = self.seen.rows_ok[action.group]
         assert 0 < len(action.missing) <= len(rows), "decode without enough parity rows"
+        assert not self.seen.released & set(action.members)
         for i, query in enumerate(action.members):
-            known = self.seen.answered_ok[query]
-            assert query not in self.seen.released
-            assert i in action.missing or known, "decode without a member"
+            assert i in action.missing or self.seen.answered_ok[query], "decode without a member"
 
     def _check_send(self, action: ac.Send) -> None:
         seen, query = self.seen, self.queries[action.query]
@@ -303,8 +303,8 @@ class Schedule:
         seen, serving = self.seen, self._serving()
         assert seen.running(worker) == 0, "redundant work on a busy worker"
         reserve = 0 if urgent else self.config.idle_reserve
-        idle = sum(1 for w in serving if seen.running(w.worker) == 0)
-        assert idle > reserve, "redundant work ate the reserve"
+        idle = [w for w in serving if seen.running(w.worker) == 0]
+        assert len(idle) > reserve, "redundant work ate the reserve"
         assert not seen.queued, "redundant work while queries wait"
         part = -(-(len(serving) - reserve) // (frontends or seen.frontends))
         running = seen.redundant(copies_only=self.config.pool != "shared")
@@ -358,6 +358,8 @@ class Schedule:
         assert query not in self.cancelled, "a reply to a cancelled query"
         if isinstance(action, ac.Fail):
             assert not self.seen.answered_ok[query], "an error in place of an answer"
+            if action.status == "RESOURCE_EXHAUSTED" and query not in self.seen.first_worker:
+                self._check_refused(action)
             return
         if self._is_drill(query):
             self.seen.drills[action.source.value] += 1
@@ -369,12 +371,19 @@ class Schedule:
         else:
             assert self.seen.answered_ok[query]
 
+    def _check_refused(self, action: ac.Fail) -> None:
+        waited = self.event != self.queries[action.query]
+        busy = [self.seen.running(w.worker) >= self.config.inflight_max for w in self._serving()]
+        assert waited or all(busy), "refused while a worker had a free place"
+        left_s = self.queries[action.query].deadline - self.now
+        assert "limit" in action.message or self.seen.is_too_late(left_s, waited=waited)
+
     def _check_limits(self) -> None:
         engine = self.engine
         assert len(self.seen.queued) <= self.config.queue_max, "too many queries wait"
         assert len(engine.state.redundant) <= self.config.redundant_queue_max
         share = self.config.hedge_budget
-        budget = share * len(self.seen.first_worker) + (HEDGE_BURST if share > 0 else 0)
+        budget = share * len(self.seen.first_worker) + HEDGE_BURST * (share > 0)
         assert self.seen.by_source["hedge"] <= budget, "more hedges than the budget has"
 
     def _check_end(self) -> None:
@@ -384,8 +393,8 @@ class Schedule:
             assert once == 1, f"query {query} was settled {once} times"
         assert not engine.coding.groups, "a group leaked"
         assert engine.queue_depth == 0
-        kept = set(self.queries) - self.seen.released
-        assert kept == set(state.queries), "books differ"
+        kept = set(state.queries)
+        assert kept == set(self.queries) - self.seen.released, "books differ"
         assert all(q.settled and q.holds == 1 for q in state.queries.values()), "a query leaked"
         assert sum(self.queries[q].size for q in kept) <= self.config.reservoir_bytes_max
         assert not state.attempts, "an attempt leaked"

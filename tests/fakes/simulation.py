@@ -26,7 +26,8 @@ WARM_UP = 0.1
 @dataclass(frozen=True)
 class Conditions:
     """The world: `slow_pairs` pairs of workers are slow at any time, for episodes of mean
-    `episode_s`, in which a computation takes an exponential `extra_s` more."""
+    `episode_s`, in which a computation takes an exponential `extra_s` more. `slow`: how many are so
+    all the time; `killed_at`: when w0 leaves, with what it computes."""
 
     rate_hz: float
     queries: int = 4000
@@ -38,6 +39,8 @@ class Conditions:
     episode_s: float = 0.6
     decode_s: float = 0.0002
     deadline_s: float = 10.0
+    slow: int = 0
+    killed_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,13 +94,20 @@ class Finished:
 
 @dataclass
 class Outcome:
-    """What came of a run. `work`: computations per query; `failed`: answers that were errors."""
+    """What came of a run. `work`: computations per query; `failed`: answers that were errors, of
+    which `failures` has the status and the seconds from arrival; `replied_s`: when the others
+    were answered."""
 
     latencies_s: list[float] = field(default_factory=list)
+    replied_s: list[float] = field(default_factory=list)
     sources: Counter[str] = field(default_factory=Counter)
-    failed: int = 0
+    failures: list[tuple[str, float]] = field(default_factory=list)
     computed: int = 0
     queue_max: int = 0
+
+    @property
+    def failed(self) -> int:
+        return len(self.failures)
 
     @property
     def work(self) -> float:
@@ -157,11 +167,13 @@ class Simulation:
         for index, one in enumerate(self.frontends):
             if self.shared.divided:
                 self._at(0.0, one, ev.FrontendsChanged(self.shared.count, index))
+            if self.world.killed_at is not None:
+                self._at(self.world.killed_at, one, ev.WorkerLeft("w0"))
 
     def _episodes(self, rng: random.Random) -> Iterator[tuple[float, str, int]]:
         """(time, worker, +1 slow or -1 well again), in order of time."""
         end = 1.5 * self.world.queries / self.world.rate_hz + 5.0
-        found: list[tuple[float, str, int]] = []
+        found = [(0.0, f"w{worker}", 1) for worker in range(self.world.slow)]
         for _ in range(self.world.slow_pairs):
             at = 0.0
             while at < end:
@@ -201,9 +213,10 @@ class Simulation:
                 self._at(self.now + self.world.decode_s, frontend, ev.Assessed(group, 1.0))
             case ac.Reply(query, source):
                 self.outcome.latencies_s.append(self.now - self._arrived_s[query])
+                self.outcome.replied_s.append(self.now)
                 self.outcome.sources[source.value] += 1
-            case ac.Fail():
-                self.outcome.failed += 1
+            case ac.Fail(query, status):
+                self.outcome.failures.append((status, self.now - self._arrived_s[query]))
             case ac.Cancel(attempt):
                 self._withdraw(frontend, attempt)
 

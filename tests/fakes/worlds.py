@@ -14,7 +14,8 @@ from proa.dispatch.events import DEPLOYED, PARITY, QueryArrived
 @dataclass
 class World:
     """How nasty a schedule is: probabilities per answer, and how workers behave. `drills`: share of
-    the queries; `frontends`: probability that their number changes."""
+    the queries; `frontends`: probability that their number changes; `crowd`: so many queries more,
+    in a rush."""
 
     late: float = 0.15
     lost: float = 0.05
@@ -27,6 +28,7 @@ class World:
     drills: float = 0.05
     frontends: float = 0.2
     between_s: float = 0.008
+    crowd: int = 0
 
 
 def random_world(rng: random.Random) -> World:
@@ -37,6 +39,7 @@ def random_world(rng: random.Random) -> World:
         exact=rng.choice([0.0, 0.1, 0.5]),
         drills=rng.choice([0.0, 0.0, 0.1, 0.5]),
         between_s=rng.choice([0.004, 0.008, 0.020]),
+        crowd=rng.choice([0] * 19 + [70]),
     )
 
 

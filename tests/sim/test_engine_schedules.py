@@ -25,6 +25,7 @@ def play(seeds: range) -> tuple[list[str], Counter[str]]:
         covered.update({f"fail {k}": v for k, v in schedule.engine.state.stats.failed.items()})
         covered.update({f"group {k}": v for k, v in schedule.engine.state.stats.groups.items()})
         covered.update({f"drill {k}": v for k, v in schedule.seen.drills.items()})
+        covered.update({f"refused {k}": v for k, v in schedule.seen.refused.items()})
         covered["draining"] += schedule.seen.answered_while_draining
         covered["fillers"] += schedule.engine.state.stats.fillers
     return failures, covered
@@ -37,6 +38,7 @@ def test_ten_thousand_random_schedules_keep_every_promise():
     # The schedules are worth something only if they reach every corner.
     for corner in ("worker", "retry", "replica", "hedge", "reconstructed", "fillers",
                    "fail DEADLINE_EXCEEDED", "fail RESOURCE_EXHAUSTED", "fail CANCELLED",
-                   "fail UNAVAILABLE", "drill worker", "drill reconstructed", "draining",
+                   "fail UNAVAILABLE", "refused arrived", "refused waited", "drill worker",
+                   "drill reconstructed", "draining",
                    "group done", "group abandoned"):  # fmt: skip
         assert covered[corner] > 100, (corner, covered)

@@ -170,7 +170,20 @@ def drill_every_query(engine: Engine) -> None:
     arrive_changed(engine, reconstruct=True)
 
 
+def refuse_although_workers_are_free(engine: Engine) -> None:
+    engine._admission.refusal = lambda query, now: "too many" if query.id % 5 == 0 else ""
+
+
+def refuse_before_there_is_data(engine: Engine) -> None:
+    engine._admission._is_sure = lambda: True
+
+
+def give_up_early(engine: Engine) -> None:
+    engine._admission.in_vain = lambda query, now: now > query.arrived_at
+
+
 SABOTAGES = (
+    refuse_although_workers_are_free, refuse_before_there_is_data, give_up_early,
     send_to_draining_workers, lose_what_drains, take_the_room_of_all, forget_held_answers,
     drill_every_query,
     ignore_reserve, ignore_domains, mix_versions, run_redundancy_on_busy_workers,

@@ -6,15 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from proa.dispatch import events as ev
-from proa.dispatch.actions import (
-    Action,
-    Cancel,
-    Fail,
-    Reply,
-    Send,
-    SetTimer,
-    Source,
-)
+from proa.dispatch.actions import Action, Cancel, Fail, Reply, Send, SetTimer, Source
+from proa.dispatch.admission import Admission
 from proa.dispatch.coding import Coding
 from proa.dispatch.config import EngineConfig
 from proa.dispatch.drills import Drills, wants_drill
@@ -60,6 +53,7 @@ class Engine:
             on_hopeless=self._hopeless,
             queue_depth=lambda: self.queue_depth,
         )
+        self._admission = Admission(self.state, queue_depth=lambda: self.queue_depth)
         self._queue: dict[int, None] = {}
         self._retries: dict[int, None] = {}
         self._ticking = False
@@ -118,17 +112,15 @@ class Engine:
         state.queries[query.id] = query
         if event.deadline <= now:
             self._fail(query, "DEADLINE_EXCEEDED", "the deadline had passed on arrival", now)
-        elif self.queue_depth >= self.config.queue_max:
-            self._overloaded(query, now)
+        elif refusal := self._admission.refusal(query, now):
+            self._refuse(query, refusal, now)
         else:
             self._queue[query.id] = None
             state.out.append(SetTimer(DeadlineTimer(query.id), event.deadline))
 
-    def _overloaded(self, query: Query, now: float) -> None:
-        workers = max(1, self.state.workers.ready())
-        wait_s = self.queue_depth * self.state.latency.quantile(0.5) / workers
-        message = f"queue is full: {self.config.queue_max} queries wait, which is the limit"
-        self._fail(query, "RESOURCE_EXHAUSTED", message, now, retry_after_s=wait_s)
+    def _refuse(self, query: Query, why: str, now: float) -> None:
+        retry = self._admission.wait_s()
+        self._fail(query, "RESOURCE_EXHAUSTED", why, now, retry_after_s=retry)
 
     def _cancelled(self, event: ev.QueryCancelled, now: float) -> None:
         query = self.state.queries.get(event.query)
@@ -345,10 +337,14 @@ class Engine:
                 query.waiting -= 1
                 self._send(query, worker, Source.RETRY, now)
         while self._queue:
-            worker = workers.pick(DEPLOYED, now) or self._spare.give_way(now)
-            if worker is None or not self._queue:
-                return
             query = self.state.queries[next(iter(self._queue))]
+            if self._admission.in_vain(query, now):
+                # Not DEADLINE_EXCEEDED: it has not passed yet, and the client shall back off.
+                self._refuse(query, "overloaded: waited too long to be answered in time", now)
+                continue
+            worker = workers.pick(DEPLOYED, now) or self._spare.give_way(now)
+            if worker is None:
+                return
             del self._queue[query.id]
             self._send_first(query, worker, now)
 

@@ -138,6 +138,11 @@ class WorkerTable:
         """How many of them run nothing at all."""
         return sum(1 for w in self if w.open and role in w.roles and not w.running)
 
+    def has_place(self) -> bool:
+        """Whether a query could be sent now."""
+        limit = self._inflight_max
+        return any(w.open and DEPLOYED in w.roles and len(w.running) < limit for w in self)
+
     def foreign(self, now: float) -> float:
         """How many of the workers that serve queries are busy for others, as far as is known; a
         fraction, since it is an average."""
