@@ -358,5 +358,22 @@ def chart_keys() -> dict[str, Schema]:
         "priorityClassName": NAME,
         "apiVersions": {"type": "array", "items": TEXT, "maxItems": 100},
         "extraObjects": {"type": "array", "items": {"type": ["object", "string"]}, "maxItems": 100},
-        "chaos": closed({"enabled": FLAG}),
+        "chaos": chaos(),
     }
+
+
+def chaos() -> Schema:
+    word = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$"}
+    seed = number(0, 2**31 - 1)
+    experiment = closed(
+        {"name": word, "file": {"type": "string", "maxLength": 1 << 16}, "seed": seed}
+        | {"force": FLAG},
+        required=("name", "file"),
+    )
+    return closed(
+        {
+            "enabled": FLAG,
+            "experiments": {"type": "array", "items": experiment, "maxItems": 100},
+            "token": closed({"existingSecret": NAME, "key": TEXT}),
+        }
+    )

@@ -49,8 +49,9 @@ class Choice:
 class Parameters:
     """What an action needs to know; each action reads its own (`proa_chaos.file`).
 
-    probability: share of the calls. program: the calls it hits, empty for all. how: `calls` block,
-    or the `process` is stopped. load: percent of a CPU for each of `workers`.
+    probability: share of the calls. program: the calls it hits, empty for all. how: of a
+    pause, `calls` block or the `process` is stopped; of a kill in a cluster, `delete` or `evict`.
+    load: percent of a CPU for each of `workers`.
     """
 
     delay_ms: int = 0

@@ -13,6 +13,7 @@ from proa.spec.readers import (
     Field,
     Reader,
     Rule,
+    boolean,
     integer,
     list_of,
     number,
@@ -41,11 +42,6 @@ def experiment_schema() -> dict[str, Any]:
 def load_experiment(path: Path) -> Experiment:
     """Read and check an experiment file. Errors: SpecError with file, line, key and limit."""
     return replace(EXPERIMENT(read_file(path)), path=path)
-
-
-BOOL: Reader[bool] = Reader(
-    lambda section: one_of(("true", "false"))(section) == "true", {"type": "boolean"}
-)
 
 
 # --- what is expected
@@ -139,7 +135,7 @@ WORKLOAD = table(
         None,
         ".npz with inputs, and perhaps outputs and labels; left out: random queries",
     ),
-    Field("exact", BOOL, False, "refuse reconstructed answers"),
+    Field("exact", boolean, False, "refuse reconstructed answers"),
     rules=(Rule(_not_too_many, {}),),
 )  # fmt: skip
 

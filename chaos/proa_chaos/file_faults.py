@@ -125,7 +125,10 @@ PARAMETERS: Mapping[str, Reader[Parameters]] = {
         Field("how", one_of(("calls", "process")), "calls", "calls block, or all of it stands"),
         _PROGRAM,
     ),
-    "kill": table(_parameters),
+    "kill": table(
+        _parameters,
+        Field("how", one_of(("delete", "evict")), "delete", "in a cluster: evict asks its budgets"),
+    ),
     "error": table(_parameters, _PROBABILITY, _PROGRAM),
     "drop": table(_parameters, _PROBABILITY, _PROGRAM),
     "partition": table(_parameters),

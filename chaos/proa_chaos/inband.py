@@ -5,13 +5,16 @@ The time to live is enforced there. Works anywhere, with no privilege, where fau
 
 from __future__ import annotations
 
+from typing import Protocol
+
+import grpc.aio
 import numpy as np
 from tritonclient.grpc import service_pb2
 
 from proa import wire
 from proa.api.v1 import faults_pb2
 from proa.errors import EnvironmentLacks, NotSupported, UnknownModel
-from proa.rpc import Channels, peer_errors
+from proa.rpc import FRONTEND, WORKER, bearer, peer_errors
 from proa_chaos.plan import Hit
 from proa_chaos.selection import Target
 
@@ -29,13 +32,23 @@ WORKER_ROLES = ("worker", "parity-worker")
 _SERVICE = "/proa.api.v1.FaultInjector/"
 
 
-class InBand:
-    """Injects, clears and lists faults. `prefix`: of the ids of this run's faults."""
+class Connect(Protocol):
+    """Open channels by address and role: `proa.rpc.Channels`, or several of them."""
 
-    def __init__(self, channels: Channels, prefix: str, seed: int) -> None:
+    def __call__(self, address: str, role: str = WORKER) -> grpc.aio.Channel: ...
+
+
+class InBand:
+    """Injects, clears and lists faults. `prefix`: of the ids of this run's faults. `token`: for
+    frontends that want one; it must have `faults: true` there."""
+
+    def __init__(
+        self, channels: Connect, prefix: str, seed: int, *, token: str | None = None
+    ) -> None:
         self._channels = channels
         self._prefix = prefix
         self._seed = seed
+        self._metadata = bearer(token)
 
     async def inject(self, hit: Hit, ttl_s: float) -> None:
         """Errors: NotSupported (see `check`), Overloaded (16 faults are active there)."""
@@ -66,7 +79,7 @@ class InBand:
         except (UnknownModel, NotSupported) as exc:
             raise EnvironmentLacks(
                 f"{target.name} takes no faults ({exc}): start it with fault injection, locally"
-                " `proa up --faults`"
+                " `proa up --faults`, in the chart chaos.enabled and models[].faults"
             ) from exc
 
     def _id(self, hit: Hit) -> str:
@@ -82,7 +95,7 @@ class InBand:
         self, target: Target, request: faults_pb2.FaultRequest
     ) -> faults_pb2.FaultReply:
         data = np.frombuffer(request.SerializeToString(), np.uint8)
-        call = self._channels(target.address).unary_unary(
+        call = self._channels(target.address, WORKER).unary_unary(
             "/inference.GRPCInferenceService/ModelInfer",
             request_serializer=service_pb2.ModelInferRequest.SerializeToString,
             response_deserializer=service_pb2.ModelInferResponse.FromString,
@@ -102,7 +115,11 @@ class InBand:
             request_serializer=type(message).SerializeToString,
             response_deserializer=faults_pb2.FaultReply.FromString,
         )
-        found: faults_pb2.FaultReply = await call(message, timeout=CALL_S_MAX)
+        found: faults_pb2.FaultReply = await call(
+            message,
+            timeout=CALL_S_MAX,
+            metadata=self._metadata if target.role == FRONTEND else None,
+        )
         return found
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from proa.client import AsyncClient
+from proa.client import AsyncClient, Tls
 from proa.errors import ProaError
 from proa_chaos.backend import Backend
 from proa_chaos.blast import check_blast
@@ -38,7 +38,8 @@ class Broken(Exception):
 
 class Runner:
     """One run of `experiment`. `force`: whatever it breaks. `ready_s_max`: patience at the start.
-    `slack_s`: how much longer than its phases and its recovery it may take.
+    `slack_s`: how much longer than its phases and its recovery it may take. `tls`, `token`: of the
+    client that asks.
 
     `run` returns a Result whatever happens once it has begun, and leaves no fault behind. Before
     that it raises: InvalidRequest (a selector that matches nothing, the guard, a file of queries),
@@ -55,6 +56,8 @@ class Runner:
         force: bool = False,
         ready_s_max: float = READY_S_MAX,
         slack_s: float = SLACK_S,
+        tls: Tls | None = None,
+        token: str | None = None,
         tell: Tell = tell_nobody,
     ) -> None:
         self._experiment = experiment
@@ -64,6 +67,7 @@ class Runner:
         self._force = force
         self._ready_s_max = ready_s_max
         self._slack_s = slack_s
+        self._tls, self._token = tls, token
         self._tell = tell
         self._start_s = 0.0
         seen = Observations(experiment.workload.deadline_ms / 1000.0)
@@ -113,6 +117,8 @@ class Runner:
             deadline_s=self._seen.deadline_s,
             exact=workload.exact,
             retry=False,  # what is lost is to be seen
+            tls=self._tls,
+            token=self._token,
         ) as client:
             await self._backend.prepare(hits)
             queries = await prepare_queries(client, self._model, workload, self._seed)

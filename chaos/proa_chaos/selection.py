@@ -15,13 +15,17 @@ SHOWN_MAX = 20  # targets that an error names
 
 @dataclass(frozen=True)
 class Target:
-    """A process or pod that faults can hit. `domain`: what fails together with it (its node)."""
+    """A process or pod that faults can hit. `domain`: what fails together with it (its node).
+
+    `node`: where that is not the domain, the name that a selector's `nodes` means.
+    """
 
     name: str
     domain: str
     address: str = ""
     namespace: str = "local"
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    node: str = ""
 
     @property
     def role(self) -> str:
@@ -78,7 +82,7 @@ def _matches(selector: Selector, target: Target) -> bool:
     return (
         (not selector.namespaces or target.namespace in selector.namespaces)
         and (not selector.pods or target.name in names)
-        and (not selector.nodes or target.domain in selector.nodes)
+        and (not selector.nodes or (target.node or target.domain) in selector.nodes)
         and all(target.labels.get(key) == value for key, value in selector.labels.items())
         and all(_holds(expression, target.labels) for expression in selector.expressions)
     )

@@ -22,8 +22,9 @@ SERVICES = {
     "worker": ("proa.worker.main", "run Triton with a packed model"),
     "fetch": ("proa.cluster.fetch", "get a model's files, then end"),
     "smoke": ("proa.cluster.smoke", "ask every model a few queries, then end"),
+    "chaos": ("proa_chaos.kubernetes.main", "run one experiment on a release, then end"),
 }
-_RUNS_ITSELF = ("worker",)
+_RUNS_ITSELF = ("worker", "chaos")
 _FAILED = 1
 
 

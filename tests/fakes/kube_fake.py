@@ -1,9 +1,9 @@
 """A Kubernetes API server over real HTTP (kmock), with the failures that real ones have.
 
-It serves any namespaced resource: list, watch, get, create, update, with resource versions,
-optimistic concurrency, bookmarks and a history that can be forgotten. Whatever it holds or serves
-was checked against the schemas of the oldest and newest Kubernetes we support; so was what a
-client sent.
+It serves any namespaced resource: list, watch, get, create, update, patch, delete, evict, with
+resource versions, optimistic concurrency, bookmarks and a history that can be forgotten. Whatever
+it holds or serves was checked against the schemas of the oldest and newest Kubernetes we support;
+so was what a client sent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ from proa.cluster.api import ApiAccess, load_api
 KUBERNETES = ("1.29", "1.36")
 NAMESPACE = "models"
 USER = f"system:serviceaccount:{NAMESPACE}:proa-frontend"
-KINDS = {"endpointslices": "EndpointSlice", "leases": "Lease"}
+KINDS = {
+    "endpointslices": "EndpointSlice",
+    "leases": "Lease",
+    "pods": "Pod",
+    "events": "Event",
+    "jobs": "Job",
+}
 
 Object = dict[str, Any]
 
@@ -42,7 +48,8 @@ def valid(item: Object) -> Object:
 
 class FakeKube(kmock.KubernetesScaffold):
     """What tests steer: `tokens` that are known (None: any), verbs that are `denied`, answers
-    that come `instead` (verb -> refusals, used up one by one), `gone_in_stream`."""
+    that come `instead` (verb -> refusals, used up one by one), `gone_in_stream`. `on_delete`
+    hears of what clients delete or evict; `budgets`: pods that no disruption budget lets go."""
 
     def __attrs_post_init__(self) -> None:
         self.objects: dict[tuple[str, str], Object] = {}
@@ -54,6 +61,8 @@ class FakeKube(kmock.KubernetesScaffold):
         self.denied: set[tuple[str, str]] = set()
         self.instead: dict[str, list[web.StreamResponse | Callable[[], web.Response]]] = {}
         self.gone_in_stream = False
+        self.on_delete: Callable[[Object], None] = lambda _: None
+        self.budgets: set[str] = set()
         self.seen: list[tuple[str, Mapping[str, str]]] = []
 
     # What tests do to the cluster.
@@ -116,6 +125,7 @@ class FakeKube(kmock.KubernetesScaffold):
 
     async def _handle(self, request: kmock.Request) -> web.StreamResponse:
         verb, resource = _verb(request), str(request.resource.plural if request.resource else "")
+        resource = "/".join(filter(None, (resource, request.subresource)))
         self.seen.append((verb, dict(request.params)))
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.tokens is not None and token not in self.tokens:
@@ -130,6 +140,8 @@ class FakeKube(kmock.KubernetesScaffold):
                 f'{resource}.{group} is forbidden: User "{USER}" cannot {verb} resource'
                 f' "{resource}" in API group "{group}" in the namespace "{request.namespace}"',
             )
+        if (verb, resource) == ("create", "pods/eviction"):
+            return await self._evict(request)
         if request.namespace != NAMESPACE or resource not in KINDS:
             return refusal(404, "the server could not find the requested resource")
         return await getattr(self, f"_{verb}")(request, resource)
@@ -139,7 +151,8 @@ class FakeKube(kmock.KubernetesScaffold):
         found = [o for (r, _), o in sorted(self.objects.items()) if r == resource and matches(o)]
         # The items of a typed list carry neither kind nor apiVersion.
         items = [{k: v for k, v in o.items() if k not in ("kind", "apiVersion")} for o in found]
-        api_version = f"{request.resource.group}/v1"  # type: ignore[union-attr]
+        assert request.resource is not None
+        api_version = "/".join(filter(None, (request.resource.group, "v1")))
         meta = {"resourceVersion": str(self.version)}
         listed = {"kind": f"{KINDS[resource]}List", "apiVersion": api_version, "metadata": meta}
         return web.json_response(valid({**listed, "items": items}))
@@ -163,6 +176,38 @@ class FakeKube(kmock.KubernetesScaffold):
         if item["metadata"]["resourceVersion"] != old["metadata"]["resourceVersion"]:
             return refusal(409, "the object has been modified; please apply your changes to it")
         return web.json_response(self.put(item))
+
+    async def _patch(self, request: kmock.Request, resource: str) -> web.StreamResponse:
+        """A merge patch, as far as it sets annotations."""
+        old = self.objects.get((resource, str(request.name)))
+        if request.headers.get("Content-Type") != "application/merge-patch+json":
+            return refusal(415, "the body of the request was in an unknown format")
+        if old is None:
+            return refusal(404, f'{resource} "{request.name}" not found')
+        new = copy.deepcopy(old)
+        new["metadata"].setdefault("annotations", {}).update(
+            request.data["metadata"]["annotations"]
+        )
+        return web.json_response(self.put(new))
+
+    async def _delete(self, request: kmock.Request, resource: str) -> web.StreamResponse:
+        return self._remove(resource, str(request.name), request.data)
+
+    async def _evict(self, request: kmock.Request) -> web.StreamResponse:
+        if request.name in self.budgets:
+            return refusal(429, "Cannot evict pod as it would violate the pod's disruption budget.")
+        return self._remove("pods", str(request.name), valid(request.data)["deleteOptions"])
+
+    def _remove(self, resource: str, name: str, options: Object) -> web.StreamResponse:
+        old = self.objects.get((resource, name))
+        if old is None:
+            return refusal(404, f'{resource} "{name}" not found')
+        wanted = (options.get("preconditions") or {}).get("uid")
+        if wanted not in (None, old["metadata"]["uid"]):
+            return refusal(409, f"the UID in the precondition ({wanted}) does not match")
+        self.delete(resource, name)
+        self.on_delete(old)
+        return web.json_response(_status(200, "") | {"status": "Success"})
 
     async def _watch(self, request: kmock.Request, resource: str) -> web.StreamResponse:
         since, raw = int(request.params["resourceVersion"]), request._raw_request
@@ -269,9 +314,31 @@ def endpoint_slice(
     }
 
 
+def pod(name: str, port: int, *, role: str, node: str = "n1", ready: bool = True) -> Object:
+    """A pod of release `r` on loopback, as the kubelet reports it."""
+    labels = {"app.kubernetes.io/instance": "r", "proa.dev/role": role}
+    if "worker" in role:
+        labels["proa.dev/model"] = "digits"
+    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": role, "controller": True}
+    ports = [{"name": "admin", "containerPort": 9090}, {"name": "grpc", "containerPort": port}]
+    condition = {"type": "Ready", "status": str(ready), "reason": "" if ready else "NotYet"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "labels": labels,
+            "ownerReferences": [{**owner, "uid": f"uid-{role}"}],
+        },
+        "spec": {"nodeName": node, "containers": [{"name": role, "image": "x", "ports": ports}]},
+        "status": {"podIP": "127.0.0.1", "phase": "Running", "conditions": [condition]},
+    }
+
+
 def _verb(request: kmock.Request) -> str:
-    if request.method == "PUT":
-        return "update"
+    other = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+    if request.method.value in other:
+        return other[request.method.value]
     verbs = {"LIST": "list", "WATCH": "watch", "FETCH": "get", "CREATE": "create"}
     return verbs[request.action.value] if request.action else request.method.value.lower()
 

@@ -39,13 +39,20 @@ INSIDE = {
     ("encoder", "parity-worker", 8001),
     ("test", "frontend", 8001),
 }
+CHAOS = {
+    ("chaos", "frontend", 8001),
+    ("chaos", "encoder", 8010),
+    ("chaos", "decoder", 8011),
+    ("chaos", "worker", 8001),
+    ("chaos", "parity-worker", 8001),
+}
 
 
 def pods(objects: list[Document]) -> dict[str, dict[str, str]]:
     """Labels of the pods by component, or component/model."""
     found = {}
     for one in objects:
-        if one["kind"] not in {"Deployment", "Pod"}:
+        if one["kind"] not in {"Deployment", "Job", "Pod"}:
             continue
         labels = one.get("spec", {}).get("template", one)["metadata"]["labels"]
         model = labels.get("proa.dev/model")
@@ -181,6 +188,17 @@ def test_encoders_and_decoders_never_leave_the_release() -> None:
     assert {
         peer for name, peer, _ in out if name in {"encoder", "decoder"} and "worker" not in peer
     } == set()
+
+
+def test_experiments_reach_what_they_break_and_the_api_alone() -> None:
+    chaos = {"enabled": True, "experiments": [{"name": "one", "file": "x"}]}
+    near = {"networkPolicy": {"clientsFrom": [{"namespaceSelector": {}}]}}
+    objects = render({"models": MODELS, "chaos": chaos, **near})
+    assert wanted_by_all(objects) == INSIDE | CHAOS
+    out = {
+        port for name, peer, port in edges(objects, "Egress") if (name, peer) == ("chaos", WORLD)
+    }
+    assert out == {53, 443, 6443}
 
 
 def test_without_coder_pods_nothing_is_open_for_them() -> None:

@@ -158,6 +158,7 @@ OTHERS: dict[str, Any] = {
     "clusterDomain": "other.example",
     "clientsFrom": [],
     "prometheusFrom": [],
+    "experiments": [{"name": "one", "file": "x"}],
 }
 NAMES = {"frontend": "f", "encoder": "e", "decoder": "d", "worker": "w", "client": "c"}
 # What a value may need beside it to show.
@@ -175,6 +176,16 @@ BASES: list[Values] = [
         },
     ),
     over(profile("tls"), {"tls": {"certManager": {"issuerRef": {"name": "own"}}}}),
+    over(
+        profile("default"),
+        {
+            "chaos": {
+                "enabled": True,
+                "experiments": [{"name": "x", "file": "x"}],
+                "token": {"existingSecret": "x"},
+            }
+        },
+    ),
     profile("minimal"),
     over(profile("gpu"), {"workers": {"mode": "mig", "gpu": {"migProfile": "1g.10gb"}}}),
     over(

@@ -152,6 +152,7 @@ def test_guessing_is_slowed_per_address_in_bounded_memory(path: Path) -> None:
         (FILE + "    model: [x]\n", r":9: .*unknown key; did you mean 'models'\?"),
         (FILE.replace("ratePerSecond: 2", "ratePerSecond: 0"), r"ratePerSecond: 0 is out of range"),
         (FILE.replace("burst: 3", "burst: many"), r":6: .*'many' is not an integer"),
+        (FILE + "    faults: perhaps\n", r":9: .*'perhaps' is not one of true, false"),
         (FILE.replace("team-b", "team-a"), r"name 'team-a' stands here twice"),
         (FILE.replace(digest("secret-b"), digest("secret-a")), r"sha256 '.*' stands here twice"),
         (f"tokens: [{'x, ' * 1001}]", r"1001 elements; the limit is 1000"),

@@ -45,6 +45,7 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
         ("worker", "PROA_WORKER_PORT"),
         ("fetch", "PROA_FETCH_BYTES_MAX"),
         ("smoke", "PROA_SMOKE_QUERIES"),
+        ("chaos", "PROA_CHAOS_SEED"),
     ],
 )
 def test_a_wrong_setting_is_named(service: str, variable: str) -> None:
@@ -53,6 +54,7 @@ def test_a_wrong_setting_is_named(service: str, variable: str) -> None:
         "PROA_WORKER_REPOSITORY": "repository",
         "PROA_FETCH_URL": "http://host/x", "PROA_FETCH_SHA256": "0", "PROA_FETCH_OUT": "out",
         "PROA_SMOKE_ADDRESS": "host:1", "PROA_SMOKE_SPECS": "specs",
+        "PROA_CHAOS_FILE": "x", "PROA_CHAOS_INSTANCE": "r", "PROA_CHAOS_ADDRESS": "host:1",
     }  # fmt: skip
     given = {name: value for name, value in required.items() if f"_{service.upper()}_" in name}
     ended = run(service, **given, **{variable: "eight"})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from proa.api.v1 import frontend_pb2
-from proa.errors import ProgramRefused, Unavailable
+from proa.errors import NotSupported, ProgramRefused, Unavailable
 from proa.local.run_file import Run, RunningProcess, read_run
 from proa.local.session import start_ticks
 from proa.rpc import FRONTEND, Channels, peer_errors
@@ -141,6 +141,8 @@ class LocalBackend:
         """What a keeper is to do; None for a fault that acts in-band."""
         parameters = hit.fault.parameters
         match hit.fault.action:
+            case "kill" if parameters.how == "evict":
+                raise NotSupported(f"{hit.text}: eviction is for clusters")
             case "kill":
                 return {"deed": "kill", "run_dir": str(self._run_dir), "name": hit.target.name}
             case "cpu-hog":

@@ -68,6 +68,10 @@ spec:
 - name: PROA_FRONTEND_TOKENS
   value: {{ printf "/etc/proa/tokens/%s" .Values.auth.tokens.key | quote }}
 {{- end }}
+{{- if and .Values.chaos.enabled .Values.auth.tokens.existingSecret }}
+- name: PROA_FRONTEND_FAULTS
+  value: "true"
+{{- end }}
 {{- include "proa.settingsEnv" (dict "prefix" "PROA_FRONTEND" "settings" .Values.frontend.settings) }}
 {{- with .Values.frontend.extraEnv }}
 {{ toYaml . }}

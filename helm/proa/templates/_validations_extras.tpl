@@ -3,6 +3,33 @@
 {{- define "proa.validateExtras" -}}
 {{- include "proa.validateTls" . -}}
 {{- include "proa.validateScaling" . -}}
+{{- include "proa.validateChaos" . -}}
+{{- end -}}
+
+{{- define "proa.validateChaos" -}}
+{{- $chaos := .Values.chaos -}}
+{{- if $chaos.experiments -}}
+{{- if not $chaos.enabled -}}
+{{- fail "chaos.experiments: experiments need chaos.enabled=true" -}}
+{{- end -}}
+{{- if not (and .Values.rbac.create .Values.serviceAccount.create) -}}
+{{- fail "chaos.experiments: need rbac.create and serviceAccount.create; without them, take `proa chaos manifest`" -}}
+{{- end -}}
+{{- if and .Values.auth.tokens.existingSecret (not $chaos.token.existingSecret) -}}
+{{- fail "chaos.token.existingSecret: frontends want tokens (auth.tokens), so experiments need one with `faults: true`" -}}
+{{- end -}}
+{{- $names := list -}}
+{{- range $chaos.experiments -}}
+{{- if has .name $names -}}
+{{- fail (printf "chaos.experiments: %q stands there twice" .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- $job := printf "%s-chaos-%s" (include "proa.fullname" $) .name -}}
+{{- if gt (len $job) 63 -}}
+{{- fail (printf "chaos.experiments: the Job %q has %d characters; 63 are the limit" $job (len $job)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The certificates that cert-manager is to issue: roles, separated by blanks */}}

@@ -47,13 +47,69 @@ def register(verbs: Verbs) -> None:
         "--parallel", action="store_true", help="although another experiment may be running"
     )
     add_run_dir(run)
+    _register_manifest(what)
+
+
+def _register_manifest(verbs: Verbs) -> None:
+    parser = add_verb(
+        verbs, "manifest", _manifest, "print an experiment as a Job, for kubectl apply -f -"
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="the experiment")
+    for flag, metavar, about in (
+        ("--release", "NAME", "Helm release to break"),
+        ("--image", "IMAGE", "the services image, as the release has it"),
+    ):
+        parser.add_argument(flag, metavar=metavar, required=True, help=about)
+    parser.add_argument(
+        "--namespace", metavar="NAME", default="default", help="of the release (%(default)s)"
+    )
+    for flag, about in (
+        ("--fullname", "what the release's objects are called, where values say so"),
+        ("--token-secret", "Secret whose key `token` is a token with `faults: true`"),
+        ("--tls-secret", "Secret of the services' certificates"),
+        ("--client-tls-secret", "Secret with the ca.crt of the frontends"),
+    ):
+        parser.add_argument(flag, metavar="NAME", help=about)
+    parser.add_argument("--seed", type=integer(0, 2**31 - 1), default=0, help="of random choices")
+    parser.add_argument(
+        "--force", action="store_true", help="break more than the redundancy is made for"
+    )
+
+
+def _manifest(args: argparse.Namespace) -> int:
+    import yaml
+
+    from proa_chaos.file import load_experiment
+    from proa_chaos.kubernetes.manifest import Place, manifest
+
+    experiment = load_experiment(args.file)
+    place = Place(
+        release=args.release,
+        namespace=args.namespace,
+        image=args.image,
+        fullname=args.fullname,
+        token_secret=args.token_secret,
+        tls_secret=args.tls_secret,
+        client_tls_secret=args.client_tls_secret,
+        seed=args.seed,
+        force=args.force,
+    )
+    objects = manifest(experiment, args.file.read_text(encoding="utf-8"), place)
+    if args.json:
+        emit({"apiVersion": "v1", "kind": "List", "items": objects})
+    else:
+        say("---\n".join(yaml.safe_dump(one, sort_keys=False) for one in objects).rstrip())
+    return OK
 
 
 def _run(args: argparse.Namespace) -> int:
     if not args.local:
-        raise InvalidRequest("this version runs experiments on one machine only: add --local")
+        raise InvalidRequest(
+            "on this machine: add --local; in a cluster a Job runs it: proa chaos manifest FILE"
+        )
     from proa_chaos.file import load_experiment
-    from proa_chaos.local.command import Options, run_local
+    from proa_chaos.local.command import run_local
+    from proa_chaos.options import Options
     from proa_chaos.report import write_report
 
     experiment = load_experiment(args.file)

@@ -19,7 +19,16 @@ from proa import __version__
 from proa.cluster.api import ApiAccess
 from proa.errors import BadAnswer, Unavailable
 
-METHODS = {"get": "GET", "list": "GET", "watch": "GET", "create": "POST", "update": "PUT"}
+METHODS = {
+    "get": "GET",
+    "list": "GET",
+    "watch": "GET",
+    "create": "POST",
+    "update": "PUT",
+    "patch": "PATCH",
+    "delete": "DELETE",
+}
+MERGE_PATCH = "application/merge-patch+json"
 ANSWER_BYTES_MAX = 32 << 20
 REFUSAL_BYTES_MAX = 16 << 10
 LINE_BYTES_MAX = 4 << 20  # etcd keeps objects up to 1.5 MiB
@@ -40,7 +49,8 @@ class ApiError(Unavailable):
 
 @dataclass(frozen=True)
 class Call:
-    """What is asked of the API: `verb` as RBAC names it."""
+    """What is asked of the API: `verb` as RBAC names it, a patch is a merge patch. `group`: empty
+    for core. `resource`: as RBAC names it too, so with a subresource, `pods/eviction`."""
 
     verb: str
     group: str
@@ -52,8 +62,11 @@ class Call:
 
     @property
     def path(self) -> str:
-        base = f"/apis/{self.group}/v1/namespaces/{quote(self.namespace, safe='')}/{self.resource}"
-        return f"{base}/{quote(self.name, safe='')}" if self.name else base
+        resource, _, sub = self.resource.partition("/")
+        group = f"/apis/{self.group}/v1" if self.group else "/api/v1"
+        base = f"{group}/namespaces/{quote(self.namespace, safe='')}/{resource}"
+        named = f"{base}/{quote(self.name, safe='')}" if self.name else base
+        return f"{named}/{sub}" if sub else named
 
 
 class Connection:
@@ -132,11 +145,14 @@ class Connection:
 
             self._client = ApiClient(await self._access.configure())
             self._client.user_agent = f"proa/{__version__}"
+        head = {"Accept": "application/json"}
+        if call.verb == "patch":
+            head["Content-Type"] = MERGE_PATCH
         method, url, headers, body, _ = await self._client.param_serialize(
             METHODS[call.verb],
             call.path,
             query_params=sorted((call.query or {}).items()),
-            header_params={"Accept": "application/json"},
+            header_params=head,
             body=dict(call.body) if call.body else None,
             auth_settings=["BearerToken"],
         )
@@ -185,7 +201,8 @@ def parse(text: bytes) -> Mapping[str, Any]:
 
 def explain(call: Call, code: int, message: str, *, server: str, who: str) -> str:
     """What a refusal means, with what to change where that is known."""
-    what = f"{call.verb} {call.resource} (API group {call.group}) in namespace {call.namespace}"
+    group = call.group or "core"
+    what = f"{call.verb} {call.resource} (API group {group}) in namespace {call.namespace}"
     if code == 403:
         found = _USER.search(message)
         user = found[1] if found else who

@@ -17,8 +17,15 @@ import grpc.aio
 from prometheus_client import CollectorRegistry, Counter
 
 from proa import rpc
-from proa.errors import Overloaded, ProaError, SettingsError, Unauthenticated
+from proa.errors import (
+    Overloaded,
+    PermissionDenied,
+    ProaError,
+    SettingsError,
+    Unauthenticated,
+)
 from proa.frontend.tokens import ANYONE, Tenant, read_tokens
+from proa.runtime.faults import FAULT_SERVICE
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +38,7 @@ OPEN = frozenset(
         "/inference.GRPCInferenceService/ServerReady",
     }
 )
+FAULTS = f"/{FAULT_SERVICE}/"
 WRONG_MAX = 10  # calls without a right token from one address
 WRONG_WINDOW_S = 60.0
 PEERS_MAX = 10_000
@@ -80,7 +88,7 @@ class Auth:
         self._peers: OrderedDict[str, Bucket] = OrderedDict()
         self._refused = Counter(
             "proa_frontend_refused_total",
-            "Calls refused: missing, wrong, guessing, rate or model",
+            "Calls refused: missing, wrong, guessing, rate, model or faults",
             ["reason"],
             registry=registry,
         )
@@ -130,6 +138,12 @@ class Auth:
         if not tenant.may(model):
             self._refused.labels("model").inc()
         tenant.check(model)
+
+    def check_faults(self, tenant: Tenant, method: str) -> None:
+        """Errors: PermissionDenied, for fault injection with a token that is not for it."""
+        if method.startswith(FAULTS) and not tenant.faults:
+            self._refused.labels("faults").inc()
+            raise PermissionDenied(f"token {tenant.name!r} is not for fault injection")
 
     def blame(self, peer: str, error: Unauthenticated, *, missing: bool) -> ProaError:
         """What to answer `peer`, whose token was missing or wrong: `error`, or once it does that
@@ -187,7 +201,8 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             return await continuation(handler_call_details)
         metadata: Any = handler_call_details.invocation_metadata
         try:
-            self._auth.admit(metadata)
+            tenant = self._auth.admit(metadata)
+            self._auth.check_faults(tenant, handler_call_details.method)
         except ProaError as exc:
             missing = not any(key == "authorization" for key, _ in metadata or ())
             return self._refusal(await continuation(handler_call_details), exc, missing)

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 from prometheus_client import CollectorRegistry
 
-from proa.errors import Unavailable
+from proa.errors import SettingsError, Unavailable
 from proa.frontend.auth import Auth, Gate
 from proa.frontend.settings import FrontendSettings
 from proa.rpc import FRONTEND
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 # Who holds a connection shows its certificate again after so long; streams on it go on.
 CONNECTION_S_MAX = 3600.0
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,12 @@ class Locks:
 
 def open_locks(settings: FrontendSettings, registry: CollectorRegistry) -> Locks:
     """What the settings name. Errors: EnvironmentLacks, SettingsError."""
+    if settings.faults and settings.tokens is None and settings.host not in LOOPBACK:
+        raise SettingsError(
+            "PROA_FRONTEND_FAULTS: whoever reaches the port could inject faults; set"
+            " PROA_FRONTEND_TOKENS, with a token that has `faults: true`, or listen on loopback:"
+            " PROA_FRONTEND_HOST=127.0.0.1"
+        )
     services = open_tls(settings.tls_dir, "PROA_FRONTEND_TLS_DIR", FRONTEND)
     clients = open_tls(settings.client_tls_dir, "PROA_FRONTEND_CLIENT_TLS_DIR")
     export_expiry(registry, {"services": services, "clients": clients})

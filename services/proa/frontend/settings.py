@@ -184,7 +184,7 @@ class FrontendSettings:
     faults: bool = setting(
         False,
         env="PROA_FRONTEND_FAULTS",
-        why="serve FaultInjector; for chaos experiments only",
+        why="serve FaultInjector, for chaos experiments only; needs tokens, or loopback",
     )
     drain_s: float = setting(
         0.0,

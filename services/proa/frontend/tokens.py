@@ -6,6 +6,7 @@ tokens:
     models: [digits]            # absent: all
     ratePerSecond: 100          # absent: no limit
     burst: 200                  # calls at once on top; absent: one second's worth
+    faults: true                # may inject faults, where that is on; absent: false
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from proa.errors import PermissionDenied, SettingsError, SpecError
 from proa.spec.model import NAME, SHA256
-from proa.spec.readers import NEEDED, Field, Reader, integer, list_of, number, table
+from proa.spec.readers import NEEDED, Field, Reader, boolean, integer, list_of, number, table
 from proa.spec.section import Section, read_file
 
 TOKENS_MAX = 1000
@@ -34,6 +35,7 @@ class Tenant:
     models: tuple[str, ...] | None = None
     rate_per_second: float | None = None
     burst: int | None = None
+    faults: bool = False
 
     @property
     def burst_calls(self) -> float:
@@ -59,6 +61,7 @@ _TENANT: Reader[Tenant] = table(
     Field("sha256", SHA256, NEEDED, "of the token, hexadecimal"),
     Field("models", list_of(NAME, MODELS_MAX), None, "models it may ask; absent: all"),
     Field("ratePerSecond", number(0.001, RATE_MAX), None, "calls; absent: no limit"),
+    Field("faults", boolean, False, "may call FaultInjector, where it is served"),
     Field("burst", integer(1, RATE_MAX), None, "calls at once; absent: one second's worth"),
 )
 _FILE: Reader[tuple[Tenant, ...]] = table(

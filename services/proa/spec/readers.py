@@ -143,6 +143,11 @@ def one_of(names: Sequence[str]) -> Reader[str]:
     return Reader(read, {"type": "string", "enum": list(names)})
 
 
+boolean: Reader[bool] = Reader(
+    lambda section: one_of(("true", "false"))(section) == "true", {"type": "boolean"}
+)
+
+
 def number(low: float, high: float) -> Reader[float]:
     """A number from `low` to `high`."""
 

@@ -1,0 +1,192 @@
+"""One release in one namespace: its pods are the targets, the API and the frontend name them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+from proa.api.v1 import frontend_pb2
+from proa.errors import NotSupported, ProaError, Unavailable
+from proa_chaos.blast import Pool
+from proa_chaos.inband import InBand, acting, check
+from proa_chaos.kubernetes.doors import Doors
+from proa_chaos.kubernetes.pods import Pod, Pods
+from proa_chaos.plan import Hit
+from proa_chaos.selection import MODEL, ROLE, Target
+
+AGAIN_S = 0.5
+WORKER_ROLES = ("worker", "parity-worker")
+OTHER_ROLES = {"encoder": 0, "decoder": 0, "frontend": 1}  # and how many must stay ready
+
+
+class KubernetesBackend:
+    """`address`: the frontend's Service. `prefix`: of the ids of this
+    run's faults. `parallel`: although faults of others are in force.
+    `code`: k and r of the model, for the guard."""
+
+    name = "kubernetes"
+
+    def __init__(
+        self,
+        pods: Pods,
+        doors: Doors,
+        address: str,
+        *,
+        prefix: str,
+        seed: int,
+        token: str | None = None,
+        parallel: bool = False,
+    ) -> None:
+        self.address = address
+        self._pods = pods
+        self._doors = doors
+        self._in_band = InBand(doors, prefix, seed, token=token)
+        self.code = (1, 1)
+        self._prefix = prefix
+        self._parallel = parallel
+        self._by_name: dict[str, Pod] = {}
+        self._least: Counter[tuple[str, str]] = Counter()
+        self._strange: set[str] = set()
+        self._killers: dict[str, asyncio.Task[None]] = {}
+
+    async def models(self) -> tuple[str, ...]:
+        """The models that the frontend serves."""
+        return tuple(model.name for model in (await self._doors.report(self.address)).models)
+
+    async def targets(self, model: str) -> list[Target]:
+        found = [pod for pod in await self._pods.list() if pod.address and _concerns(pod, model)]
+        # What goes missing later is a pod that has not come back.
+        self._least = Counter(pod.pool for pod in found if not pod.waits)
+        self._by_name = {pod.name: pod for pod in found}
+        workers = (await self._status(model)).workers
+        domains = {worker.name: worker.domain for worker in workers}
+        self._strange = _worker_names(found) - domains.keys()
+        for role in OTHER_ROLES:
+            nodes = {pod.node for pod in found if pod.pool[0] == role}
+            if len(nodes) > 1:
+                domains |= {pod.name: pod.node for pod in found if pod.pool[0] == role}
+        return [self._target(pod, domains.get(pod.name, pod.name)) for pod in found]
+
+    async def pools(self, model: str) -> list[Pool]:
+        targets = await self.targets(model)
+        up = {w.name for w in (await self._status(model)).workers if w.state == "up"}
+        ready = frozenset(
+            name
+            for name, pod in self._by_name.items()
+            if not pod.waits and (name in up or pod.pool[0] not in WORKER_ROLES)
+        )
+        k, r = self.code
+        workers = tuple(target for target in targets if target.model == model)
+        pools = [Pool(f"the workers of {model!r}", workers, ready, r, k + r)]
+        for role, least in OTHER_ROLES.items():
+            members = tuple(target for target in targets if target.role == role)
+            if members:
+                pools.append(Pool(f"the {role}s", members, ready, max(r, 1), least))
+        return pools
+
+    async def waiting_for(self, model: str) -> list[str]:
+        try:
+            pods = [pod for pod in await self._pods.list() if _concerns(pod, model)]
+            workers = (await self._status(model)).workers
+        except ProaError as exc:
+            return [str(exc)]
+        found = [f"{pod.name} {pod.waits}" for pod in pods if pod.waits]
+        have = Counter(pod.pool for pod in pods if not pod.waits)
+        for pool, least in self._least.items():
+            if have[pool] < least:
+                found.append(f"{have[pool]} of {least} pods of {' '.join(pool).strip()} are ready")
+        found += [f"worker {w.name} is {w.state}" for w in workers if w.state != "up"]
+        missing = len(_worker_names(pods)) - len(workers)
+        return found + ([f"the frontend does not know {missing} workers"] if missing > 0 else [])
+
+    async def prepare(self, hits: Sequence[Hit]) -> None:
+        in_band = [hit for hit in hits if hit.fault.action != "kill"]
+        for hit in in_band:
+            if hit.fault.parameters.how == "process":
+                raise NotSupported(f"{hit.text}: a pod cannot be frozen; calls can (how: calls)")
+            check(hit)
+            self._check_known(hit)
+        targets = list({acting(hit) for hit in in_band})
+        for target, active in zip(
+            targets, await asyncio.gather(*map(self._in_band.active, targets)), strict=True
+        ):
+            others = [one.id for one in active if not one.id.startswith(self._prefix)]
+            if others and not self._parallel:
+                raise Unavailable(
+                    f"{target.name} is under faults of another run: {', '.join(others)}; they end"
+                    " by themselves, wait for that"
+                )
+
+    def _check_known(self, hit: Hit) -> None:
+        """A partition names the worker as the frontend does: by its pod, unless found by DNS."""
+        for side in (hit.target, hit.peer):
+            if hit.fault.action == "partition" and side is not None and side.name in self._strange:
+                raise NotSupported(
+                    f"{hit.text}: the frontend does not know {side.name} by its pod's name; that"
+                    " takes discovery.mode kubernetes"
+                )
+
+    async def inject(self, hit: Hit, ttl_s: float) -> None:
+        if hit.fault.action != "kill":
+            await self._in_band.inject(hit, ttl_s)
+            return
+        known = {pod.uid for pod in await self._pods.list()} if ttl_s else set()
+        pod = self._by_name[hit.target.name]
+        await self._remove(hit, pod)
+        if ttl_s:
+            # In this process: who is dead kills no more.
+            self._killers[hit.id] = asyncio.create_task(self._again(hit, pod, known, ttl_s))
+
+    async def end(self, hit: Hit) -> None:
+        if hit.fault.action != "kill":
+            await self._in_band.clear(hit)
+            return
+        killer = self._killers.pop(hit.id, None)
+        if killer is not None:
+            killer.cancel()
+            await asyncio.gather(killer, return_exceptions=True)
+
+    async def close(self) -> None:
+        for killer in self._killers.values():
+            killer.cancel()
+        await asyncio.gather(*self._killers.values(), return_exceptions=True)
+        await self._doors.close()
+
+    async def _again(self, hit: Hit, killed: Pod, known: Collection[str], ttl_s: float) -> None:
+        """Kill what replaces it, too, until the time is up."""
+        end_s = asyncio.get_running_loop().time() + ttl_s
+        gone = {*known, killed.uid}
+        while asyncio.get_running_loop().time() < end_s:
+            try:
+                for pod in await self._pods.list():
+                    if pod.uid not in gone and killed.owner and pod.owner == killed.owner:
+                        gone.add(pod.uid)
+                        await self._remove(hit, pod)
+            except ProaError:  # the API server may be away for a moment
+                pass
+            await asyncio.sleep(AGAIN_S)
+
+    async def _remove(self, hit: Hit, pod: Pod) -> None:
+        evict = hit.fault.parameters.how == "evict"
+        await (self._pods.evict(pod) if evict else self._pods.delete(pod))
+
+    async def _status(self, model: str) -> frontend_pb2.ModelStatus:
+        for found in (await self._doors.report(self.address)).models:
+            if found.name == model:
+                return found
+        raise Unavailable(f"the frontend reports nothing of model {model!r}")
+
+    def _target(self, pod: Pod, domain: str) -> Target:
+        return Target(
+            pod.name, domain, pod.address, self._pods.namespace, pod.labels, pod.node or domain
+        )
+
+
+def _concerns(pod: Pod, model: str) -> bool:
+    role, its = pod.labels.get(ROLE, ""), pod.labels.get(MODEL, "")
+    return role in OTHER_ROLES or (role in WORKER_ROLES and its == model)
+
+
+def _worker_names(pods: Sequence[Pod]) -> set[str]:
+    return {pod.name for pod in pods if pod.pool[0] in WORKER_ROLES and not pod.waits}
