@@ -13,7 +13,8 @@ import pytest
 from fakes.simulation import Conditions, Frontends, Outcome, Simulation
 from proa.dispatch import EngineConfig
 
-SEEDS = (1, 2, 3)
+# One seed at each `make test`, all of them in `make test-long`.
+SEEDS = (1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3)))
 DEADLINE_S, CAPACITY_HZ = 0.5, 300.0
 DEMO = Conditions(100.0, queries=2000, workers=6, slow_pairs=0, deadline_s=DEADLINE_S)
 POLICIES = ("none", "parity", "auto")
