@@ -9,8 +9,8 @@ from pathlib import Path
 import grpc.aio
 
 from proa.api.v1 import frontend_pb2
-from proa.errors import Unavailable
-from proa.rpc import FRONTEND, WORKER, Channels, ChannelTls, Tls, bearer, peer_errors
+from proa.client.reports import read_report
+from proa.rpc import FRONTEND, WORKER, Channels, ChannelTls, Tls, bearer
 from proa.runtime.tls import open_tls
 
 MESSAGE_BYTES_MAX = 64 << 20
@@ -44,17 +44,9 @@ class Doors:
 
     async def report(self, address: str) -> frontend_pb2.StatusReport:
         """What the frontend at `address` says now. Errors: those of the call."""
-        call = self(address, FRONTEND).unary_stream(
-            "/proa.api.v1.Frontend/Status",
-            request_serializer=frontend_pb2.StatusRequest.SerializeToString,
-            response_deserializer=frontend_pb2.StatusReport.FromString,
-        )(frontend_pb2.StatusRequest(), timeout=CALL_S_MAX, metadata=self._metadata)
-        async with peer_errors("frontend"):
-            report = await call.read()
-        call.cancel()
-        if not isinstance(report, frontend_pb2.StatusReport):
-            raise Unavailable("the frontend ended its report before it began")
-        return report
+        return await read_report(
+            self(address, FRONTEND), timeout_s=CALL_S_MAX, metadata=self._metadata
+        )
 
     async def close(self) -> None:
         await asyncio.gather(self._peers.close(), self._front.close())

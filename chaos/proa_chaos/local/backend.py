@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from proa.api.v1 import frontend_pb2
+from proa.client.reports import read_report
 from proa.errors import NotSupported, ProgramRefused, Unavailable
 from proa.local.run_file import Run, RunningProcess, read_run
 from proa.local.session import start_ticks
-from proa.rpc import FRONTEND, Channels, peer_errors
+from proa.rpc import FRONTEND, Channels
 from proa.worker.manifest import PACKAGE_FILE, Package
 from proa_chaos.blast import Pool
 from proa_chaos.inband import InBand, acting, check
@@ -171,17 +172,10 @@ class LocalBackend:
             return 1, 1
 
     async def _status(self, model: str) -> frontend_pb2.ModelStatus:
-        call = self._channels(self.address, FRONTEND).unary_stream(
-            "/proa.api.v1.Frontend/Status",
-            request_serializer=frontend_pb2.StatusRequest.SerializeToString,
-            response_deserializer=frontend_pb2.StatusReport.FromString,
-        )(frontend_pb2.StatusRequest(), timeout=CALL_S_MAX)
-        async with peer_errors("frontend"):
-            report = await call.read()
-        call.cancel()
-        for found in getattr(report, "models", ()):
+        channel = self._channels(self.address, FRONTEND)
+        for found in (await read_report(channel, timeout_s=CALL_S_MAX)).models:
             if found.name == model:
-                return found  # type: ignore[no-any-return]
+                return found
         raise Unavailable(f"the frontend reports nothing of model {model!r}")
 
 

@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2
 
 from proa import wire
 from proa.api.v1 import faults_pb2, frontend_pb2
+from proa.client.reports import read_report
 from proa.demo.scenario import SLOW_MS, WORKERS, Contender, Episode
 from proa.errors import Unavailable
 from proa.local.embedded import Running
@@ -90,16 +91,7 @@ class Stage:
         return Work(report.sent, report.redundant_sent)
 
     async def _report(self) -> frontend_pb2.ModelStatus:
-        call = self._channels(self.address).unary_stream(
-            "/proa.api.v1.Frontend/Status",
-            request_serializer=frontend_pb2.StatusRequest.SerializeToString,
-            response_deserializer=frontend_pb2.StatusReport.FromString,
-        )(frontend_pb2.StatusRequest(), timeout=CALL_S_MAX)
-        async with peer_errors("frontend"):
-            report = await call.read()
-        call.cancel()
-        if not isinstance(report, frontend_pb2.StatusReport):
-            raise Unavailable("the frontend ended the status stream")
+        report = await read_report(self._channels(self.address), timeout_s=CALL_S_MAX)
         return report.models[0]
 
     async def make_slow(self, episode: Episode) -> None:
