@@ -73,3 +73,19 @@ class FaultReply(_message.Message):
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
     active: _containers.RepeatedCompositeFieldContainer[Fault]
     def __init__(self, active: _Optional[_Iterable[_Union[Fault, _Mapping]]] = ...) -> None: ...
+
+class AnnounceRequest(_message.Message):
+    __slots__ = ("id", "action", "target", "ttl_ms")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    action: str
+    target: str
+    ttl_ms: int
+    def __init__(self, id: _Optional[str] = ..., action: _Optional[str] = ..., target: _Optional[str] = ..., ttl_ms: _Optional[int] = ...) -> None: ...
+
+class AnnounceReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

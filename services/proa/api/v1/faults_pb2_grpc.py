@@ -52,6 +52,11 @@ class FaultInjectorStub:
                 request_serializer=proa_dot_api_dot_v1_dot_faults__pb2.ListRequest.SerializeToString,
                 response_deserializer=proa_dot_api_dot_v1_dot_faults__pb2.FaultReply.FromString,
                 _registered_method=True)
+        self.Announce = channel.unary_unary(
+                '/proa.api.v1.FaultInjector/Announce',
+                request_serializer=proa_dot_api_dot_v1_dot_faults__pb2.AnnounceRequest.SerializeToString,
+                response_deserializer=proa_dot_api_dot_v1_dot_faults__pb2.AnnounceReply.FromString,
+                _registered_method=True)
 
 
 class FaultInjectorServicer:
@@ -83,6 +88,15 @@ class FaultInjectorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Announce(self, request, context):
+        """Tells a frontend of a fault that acts elsewhere, for who watches; nothing else comes of it.
+        Errors: INVALID_ARGUMENT (a field out of its limits), RESOURCE_EXHAUSTED (256 are known),
+        UNIMPLEMENTED (no frontend).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FaultInjectorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -100,6 +114,11 @@ def add_FaultInjectorServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=proa_dot_api_dot_v1_dot_faults__pb2.ListRequest.FromString,
                     response_serializer=proa_dot_api_dot_v1_dot_faults__pb2.FaultReply.SerializeToString,
+            ),
+            'Announce': grpc.unary_unary_rpc_method_handler(
+                    servicer.Announce,
+                    request_deserializer=proa_dot_api_dot_v1_dot_faults__pb2.AnnounceRequest.FromString,
+                    response_serializer=proa_dot_api_dot_v1_dot_faults__pb2.AnnounceReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -186,6 +205,33 @@ class FaultInjector:
             '/proa.api.v1.FaultInjector/List',
             proa_dot_api_dot_v1_dot_faults__pb2.ListRequest.SerializeToString,
             proa_dot_api_dot_v1_dot_faults__pb2.FaultReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Announce(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/proa.api.v1.FaultInjector/Announce',
+            proa_dot_api_dot_v1_dot_faults__pb2.AnnounceRequest.SerializeToString,
+            proa_dot_api_dot_v1_dot_faults__pb2.AnnounceReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aproa/api/v1/frontend.proto\x12\x0bproa.api.v1\"$\n\rStatusRequest\x12\x13\n\x0binterval_ms\x18\x01 \x01(\r\"I\n\x0cStatusReport\x12\x0f\n\x07unix_ms\x18\x01 \x01(\x03\x12(\n\x06models\x18\x02 \x03(\x0b\x32\x18.proa.api.v1.ModelStatus\"\xa3\x04\n\x0bModelStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07package\x18\x02 \x01(\t\x12\x0c\n\x04mode\x18\x03 \x01(\t\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x17\n\x0fpolicy_in_force\x18\x05 \x01(\t\x12\x0b\n\x03why\x18\x06 \x01(\t\x12\x13\n\x0bqueue_depth\x18\x07 \x01(\r\x12*\n\x07workers\x18\x08 \x03(\x0b\x32\x19.proa.api.v1.WorkerStatus\x12\x36\n\x07\x61nswers\x18\t \x03(\x0b\x32%.proa.api.v1.ModelStatus.AnswersEntry\x12\x0e\n\x06\x66\x61iled\x18\n \x01(\x04\x12\x0c\n\x04sent\x18\x0b \x01(\x04\x12\x16\n\x0eredundant_sent\x18\x0c \x01(\x04\x12\x34\n\x06groups\x18\r \x03(\x0b\x32$.proa.api.v1.ModelStatus.GroupsEntry\x12\x0e\n\x06p50_ms\x18\x0e \x01(\x01\x12\x0e\n\x06p95_ms\x18\x0f \x01(\x01\x12\x0e\n\x06p99_ms\x18\x10 \x01(\x01\x12\x0f\n\x07p999_ms\x18\x11 \x01(\x01\x12\x11\n\tagreement\x18\x12 \x01(\x01\x12\x19\n\x11\x61greement_samples\x18\x13 \x01(\x04\x1a.\n\x0c\x41nswersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a-\n\x0bGroupsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x92\x01\n\x0cWorkerStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x10\n\x08inflight\x18\x05 \x01(\r\x12\x12\n\nlatency_ms\x18\x06 \x01(\x01\x12\x0e\n\x06\x65rrors\x18\x07 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x08 \x01(\x04\x32M\n\x08\x46rontend\x12\x41\n\x06Status\x12\x1a.proa.api.v1.StatusRequest\x1a\x19.proa.api.v1.StatusReport0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aproa/api/v1/frontend.proto\x12\x0bproa.api.v1\"$\n\rStatusRequest\x12\x13\n\x0binterval_ms\x18\x01 \x01(\r\"s\n\x0cStatusReport\x12\x0f\n\x07unix_ms\x18\x01 \x01(\x03\x12(\n\x06models\x18\x02 \x03(\x0b\x32\x18.proa.api.v1.ModelStatus\x12(\n\x06\x66\x61ults\x18\x03 \x03(\x0b\x32\x18.proa.api.v1.FaultWindow\"e\n\x0b\x46\x61ultWindow\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x15\n\rbegin_unix_ms\x18\x04 \x01(\x03\x12\x13\n\x0b\x65nd_unix_ms\x18\x05 \x01(\x03\"\xa3\x04\n\x0bModelStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07package\x18\x02 \x01(\t\x12\x0c\n\x04mode\x18\x03 \x01(\t\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x17\n\x0fpolicy_in_force\x18\x05 \x01(\t\x12\x0b\n\x03why\x18\x06 \x01(\t\x12\x13\n\x0bqueue_depth\x18\x07 \x01(\r\x12*\n\x07workers\x18\x08 \x03(\x0b\x32\x19.proa.api.v1.WorkerStatus\x12\x36\n\x07\x61nswers\x18\t \x03(\x0b\x32%.proa.api.v1.ModelStatus.AnswersEntry\x12\x0e\n\x06\x66\x61iled\x18\n \x01(\x04\x12\x0c\n\x04sent\x18\x0b \x01(\x04\x12\x16\n\x0eredundant_sent\x18\x0c \x01(\x04\x12\x34\n\x06groups\x18\r \x03(\x0b\x32$.proa.api.v1.ModelStatus.GroupsEntry\x12\x0e\n\x06p50_ms\x18\x0e \x01(\x01\x12\x0e\n\x06p95_ms\x18\x0f \x01(\x01\x12\x0e\n\x06p99_ms\x18\x10 \x01(\x01\x12\x0f\n\x07p999_ms\x18\x11 \x01(\x01\x12\x11\n\tagreement\x18\x12 \x01(\x01\x12\x19\n\x11\x61greement_samples\x18\x13 \x01(\x04\x1a.\n\x0c\x41nswersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a-\n\x0bGroupsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x92\x01\n\x0cWorkerStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x10\n\x08inflight\x18\x05 \x01(\r\x12\x12\n\nlatency_ms\x18\x06 \x01(\x01\x12\x0e\n\x06\x65rrors\x18\x07 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x08 \x01(\x04\x32M\n\x08\x46rontend\x12\x41\n\x06Status\x12\x1a.proa.api.v1.StatusRequest\x1a\x19.proa.api.v1.StatusReport0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,15 +38,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_start=43
   _globals['_STATUSREQUEST']._serialized_end=79
   _globals['_STATUSREPORT']._serialized_start=81
-  _globals['_STATUSREPORT']._serialized_end=154
-  _globals['_MODELSTATUS']._serialized_start=157
-  _globals['_MODELSTATUS']._serialized_end=704
-  _globals['_MODELSTATUS_ANSWERSENTRY']._serialized_start=611
-  _globals['_MODELSTATUS_ANSWERSENTRY']._serialized_end=657
-  _globals['_MODELSTATUS_GROUPSENTRY']._serialized_start=659
-  _globals['_MODELSTATUS_GROUPSENTRY']._serialized_end=704
-  _globals['_WORKERSTATUS']._serialized_start=707
-  _globals['_WORKERSTATUS']._serialized_end=853
-  _globals['_FRONTEND']._serialized_start=855
-  _globals['_FRONTEND']._serialized_end=932
+  _globals['_STATUSREPORT']._serialized_end=196
+  _globals['_FAULTWINDOW']._serialized_start=198
+  _globals['_FAULTWINDOW']._serialized_end=299
+  _globals['_MODELSTATUS']._serialized_start=302
+  _globals['_MODELSTATUS']._serialized_end=849
+  _globals['_MODELSTATUS_ANSWERSENTRY']._serialized_start=756
+  _globals['_MODELSTATUS_ANSWERSENTRY']._serialized_end=802
+  _globals['_MODELSTATUS_GROUPSENTRY']._serialized_start=804
+  _globals['_MODELSTATUS_GROUPSENTRY']._serialized_end=849
+  _globals['_WORKERSTATUS']._serialized_start=852
+  _globals['_WORKERSTATUS']._serialized_end=998
+  _globals['_FRONTEND']._serialized_start=1000
+  _globals['_FRONTEND']._serialized_end=1077
 # @@protoc_insertion_point(module_scope)

@@ -13,12 +13,28 @@ class StatusRequest(_message.Message):
     def __init__(self, interval_ms: _Optional[int] = ...) -> None: ...
 
 class StatusReport(_message.Message):
-    __slots__ = ("unix_ms", "models")
+    __slots__ = ("unix_ms", "models", "faults")
     UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
+    FAULTS_FIELD_NUMBER: _ClassVar[int]
     unix_ms: int
     models: _containers.RepeatedCompositeFieldContainer[ModelStatus]
-    def __init__(self, unix_ms: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ...) -> None: ...
+    faults: _containers.RepeatedCompositeFieldContainer[FaultWindow]
+    def __init__(self, unix_ms: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ..., faults: _Optional[_Iterable[_Union[FaultWindow, _Mapping]]] = ...) -> None: ...
+
+class FaultWindow(_message.Message):
+    __slots__ = ("id", "action", "target", "begin_unix_ms", "end_unix_ms")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    BEGIN_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    END_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    action: str
+    target: str
+    begin_unix_ms: int
+    end_unix_ms: int
+    def __init__(self, id: _Optional[str] = ..., action: _Optional[str] = ..., target: _Optional[str] = ..., begin_unix_ms: _Optional[int] = ..., end_unix_ms: _Optional[int] = ...) -> None: ...
 
 class ModelStatus(_message.Message):
     __slots__ = ("name", "package", "mode", "policy", "policy_in_force", "why", "queue_depth", "workers", "answers", "failed", "sent", "redundant_sent", "groups", "p50_ms", "p95_ms", "p99_ms", "p999_ms", "agreement", "agreement_samples")
