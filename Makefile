@@ -11,6 +11,9 @@ TORCH_INDEX ?=
 # Passed on to the demo or to pytest: make demo ARGS=--quick; make test ARGS="-k codes"
 ARGS ?=
 
+# Processes that share the tests; those of whole systems (tests/e2e) run by themselves afterwards.
+JOBS ?= 2
+
 # Where images belong; their tag (default: the version); Triton's own image, to build the GPU
 # worker too.
 REGISTRY ?=
@@ -38,7 +41,12 @@ demo: $(RUNTIME) ## install, train, serve, break things, and report into out/dem
 	$(BIN)/proa demo serving $(ARGS)
 
 test: $(DEV) $(CHECKOV) ## run the tests (under 10 minutes on two cores)
+ifeq ($(ARGS),)
+	$(BIN)/python -m pytest -m "not long and not cluster" -n $(JOBS) --dist loadfile --ignore=tests/e2e
+	$(BIN)/python -m pytest -m "not long and not cluster" tests/e2e
+else
 	$(BIN)/python -m pytest -m "not long and not cluster" $(ARGS)
+endif
 
 test-long: $(DEV) $(CHECKOV) ## run the minutes-long campaigns too
 	$(BIN)/python -m pytest -m "not cluster" --timeout=3600 $(ARGS)

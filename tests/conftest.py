@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,16 @@ settings.register_profile("local", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
 PROFILE = "ci" if os.environ.get("CI") else "local"
 settings.load_profile(PROFILE)
+
+# These run real servers on a machine that others use as well. One more try is reported as a rerun
+# in the closing line, and is a defect to look for, in the test or in what it tests.
+REAL = [Path(__file__).parent / folder for folder in ("services", "e2e")]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(folder in item.path.parents for folder in REAL):
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
