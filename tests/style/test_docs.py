@@ -43,7 +43,8 @@ def spec_keys(schema: Any) -> set[str]:
 def setting_rows() -> list[str]:
     """The rows that document every setting of every service, as operations.md must have them."""
     rows = []
-    for path in sorted((SERVICES / "proa").glob("*/settings.py")):
+    files = [*(SERVICES / "proa").glob("*/settings.py"), SERVICES / "proa/runtime/tracing.py"]
+    for path in sorted(files):
         module = importlib.import_module(module_name(path))
         for cls in vars(module).values():
             if dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__:

@@ -36,10 +36,12 @@ def run(main: Callable[[], Awaitable[None]], *, service: str = "proa") -> int:
     """Run `main` on uvloop until it ends or SIGTERM or SIGINT cancels it; returns the exit code.
 
     0: stopped by a signal, or `main` returned; 1: an error; 2: wrong settings or spec. Errors are
-    logged: ours as one line, others with a traceback. PROA_LOG_LEVEL sets the level (INFO).
+    logged: ours as one line, others with a traceback. PROA_LOG_LEVEL sets the level (INFO),
+    PROA_LOG_FORMAT the form (text, json).
     """
+    env = os.environ
     try:
-        logs.setup(service, os.environ.get("PROA_LOG_LEVEL", "INFO"))
+        logs.setup(service, env.get("PROA_LOG_LEVEL", "INFO"), env.get("PROA_LOG_FORMAT", "text"))
     except SettingsError as exc:
         logs.setup(service)
         return _failed(exc, USAGE)

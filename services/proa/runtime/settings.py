@@ -28,7 +28,8 @@ Number = int | float
 REQUIRED: Any = dataclasses.MISSING
 _KEY = "proa.setting"
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
-_ENV = re.compile(r"PROA_[A-Z0-9]+_[A-Z0-9_]+")
+_ENV = re.compile(r"(?:PROA_[A-Z0-9]+|OTEL)_[A-Z0-9_]+")
+_OURS = "PROA_"  # other names are a standard's: there are more than we read, and empty is not set
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def setting(
     maximum: Number | None = None,
     choices: Sequence[str] | None = None,
 ) -> T:
-    """A field of a settings dataclass, read from variable `env` (PROA_<SERVICE>_<NAME>).
+    """A field of a settings dataclass, read from variable `env` (PROA_<SERVICE>_<NAME>, or a name
+    of OpenTelemetry's).
 
     default REQUIRED: the variable must be set. Types: int, float, bool, str, Path, each `| None`.
     """
@@ -78,7 +80,7 @@ def from_env(cls: type[T], environ: Mapping[str, str]) -> T:
         one = known.get(field.name)
         if one is None:
             continue
-        if one.env in environ:
+        if environ.get(one.env) or (one.env in environ and one.env.startswith(_OURS)):
             values[field.name] = _parsed(environ[one.env], one, hints[field.name])
         elif field.default is dataclasses.MISSING:
             raise SettingsError(f"{one.env} is not set; it is required{_because(one)}")
@@ -87,7 +89,7 @@ def from_env(cls: type[T], environ: Mapping[str, str]) -> T:
 
 def _refuse_unknown(known: Any, environ: Mapping[str, str]) -> None:
     names = {one.env for one in known}
-    prefixes = {"_".join(name.split("_")[:2]) + "_" for name in names}
+    prefixes = {"_".join(name.split("_")[:2]) + "_" for name in names if name.startswith(_OURS)}
     for name in sorted(environ):
         if name in names or not any(name.startswith(prefix) for prefix in prefixes):
             continue
