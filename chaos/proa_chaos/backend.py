@@ -51,6 +51,13 @@ class Backend(Protocol):
         """End it now. Ending what has ended is no error."""
         ...
 
+    async def announce(self, hit: Hit, ttl_s: float) -> None:
+        """Tell who watches the system that `hit` acts for `ttl_s` from now; 0: no more.
+
+        Takes a second at most, and raises nothing: it is for watchers only.
+        """
+        ...
+
     async def close(self) -> None:
         """Let go of connections and helpers; what they still hold ends."""
         ...

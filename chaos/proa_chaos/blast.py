@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from proa.errors import InvalidRequest
 from proa_chaos.plan import Hit
-from proa_chaos.selection import Target
+from proa_chaos.selection import PARITY_ROLE, Target
 
-# A process that was killed, or was frozen long enough to be replaced, is away for longer than its
-# fault: it has to start again.
+# A process that was killed, drained, or frozen long enough to be replaced, is away for longer than
+# its fault: it has to start again.
 RESTART_S = 30.0
 _MACHINE = ("cpu-hog",)  # takes nobody away
 
@@ -20,6 +20,8 @@ class Pool:
     """Targets that stand in for each other. `ready`: names of those that serve now.
 
     At most `domains_max` failure domains of it may be hit at once, and `ready_min` must stay ready.
+    `parity`: workers for parity alone, where there are such. They may all be hit, as nobody waits
+    for them; but then fewer of the members may be, or none: one for each parity domain left.
     """
 
     name: str
@@ -27,6 +29,16 @@ class Pool:
     ready: frozenset[str]
     domains_max: int
     ready_min: int
+    parity: tuple[Target, ...] = ()
+
+
+def worker_pool(
+    model: str, workers: Sequence[Target], ready: frozenset[str], k: int, r: int
+) -> Pool:
+    """The workers of `model`, coded with (`k`, `r`). `ready`: names of those that serve now."""
+    parity = tuple(target for target in workers if target.role == PARITY_ROLE)
+    others = tuple(target for target in workers if target.role != PARITY_ROLE)
+    return Pool(f"the workers of {model!r}", others, ready, r, k if parity else k + r, parity)
 
 
 def check_blast(hits: Sequence[Hit], pools: Sequence[Pool]) -> None:
@@ -38,7 +50,7 @@ def check_blast(hits: Sequence[Hit], pools: Sequence[Pool]) -> None:
 
 
 def _touches(hit: Hit, at_s: float) -> bool:
-    longer = hit.fault.action == "kill" or hit.fault.parameters.how == "process"
+    longer = hit.fault.action in ("kill", "drain") or hit.fault.parameters.how == "process"
     return hit.start_s <= at_s < hit.end_s + (RESTART_S if longer else 0.0)
 
 
@@ -56,6 +68,8 @@ def _check_pool(pool: Pool, hit: Sequence[Target]) -> None:
     if not lost:
         return
     names = ", ".join(sorted(lost))
+    if pool.parity:
+        _check_parity(pool, hit, len(lost), names)
     if len(lost) > pool.domains_max:
         raise InvalidRequest(
             f"{len(lost)} failure domains of {pool.name} would be hit at once ({names});"
@@ -66,4 +80,14 @@ def _check_pool(pool: Pool, hit: Sequence[Target]) -> None:
         raise InvalidRequest(
             f"hitting {names} would leave {len(left)} ready of {pool.name};"
             f" at least {pool.ready_min} must stay; --force overrides"
+        )
+
+
+def _check_parity(pool: Pool, hit: Sequence[Target], lost: int, names: str) -> None:
+    left = {t.domain for t in pool.parity if t.name in pool.ready}
+    left -= {target.domain for target in hit if target in pool.parity}
+    if lost > len(left):
+        raise InvalidRequest(
+            f"hitting {names} of {pool.name} while {len(left)} of its parity pool are ready: what"
+            " is lost could not be reconstructed; --force overrides"
         )

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ACTIONS = ("slow", "pause", "kill", "error", "drop", "partition", "cpu-hog", "bitflip")
+ACTIONS = ("slow", "pause", "kill", "drain", "error", "drop", "partition", "cpu-hog", "bitflip")
+PROA, CHAOS_MESH = "proa", "chaos-mesh"
+"""Who acts a fault out: we ourselves, or Chaos Mesh."""
 MODES = ("one", "all", "fixed", "fixed-percent", "random-max-percent")
 PHASES = ("before", "during", "after")
 ALL = "all"
@@ -51,7 +53,8 @@ class Parameters:
 
     probability: share of the calls. program: the calls it hits, empty for all. how: of a
     pause, `calls` block or the `process` is stopped; of a kill in a cluster, `delete` or `evict`.
-    load: percent of a CPU for each of `workers`.
+    load: percent of a CPU for each of `workers`. cordon: of a drain in a cluster, nothing new is
+    scheduled on the node.
     """
 
     delay_ms: int = 0
@@ -61,6 +64,7 @@ class Parameters:
     how: str = "calls"
     workers: int = 1
     load: int = 100
+    cordon: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Fault:
     every_s: float | None = None
     parameters: Parameters = field(default_factory=Parameters)
     peer: Choice | None = None
+    backend: str = PROA
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,8 @@ class Guard:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment. `expected`: the verdict that the library's test wants."""
+    """One experiment. `expected`: the verdict that the library's test wants; `pool`: the
+    redundancy.pool that it needs, if any."""
 
     name: str
     title: str
@@ -166,4 +172,5 @@ class Experiment:
     workload: Workload = field(default_factory=Workload)
     guards: tuple[Guard, ...] = ()
     expected: str = "Pass"
+    pool: str | None = None
     path: Path = Path()

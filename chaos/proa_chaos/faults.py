@@ -10,6 +10,9 @@ from proa_chaos.backend import Backend
 from proa_chaos.plan import Hit
 from proa_chaos.result import Done
 
+# What takes no time, a kill, is to be seen for a moment.
+ANNOUNCED_S_MIN = 1.0
+
 Note = Callable[[str, str], None]
 
 
@@ -48,13 +51,17 @@ class Faults:
         await self._until(begin_s + hit.start_s)
         one = Done(hit, self._elapsed_s())
         self._done.append(one)  # before it is done: it may be done although we do not hear of it
+        ttl_s = hit.end_s - hit.start_s
         try:
-            await self._backend.inject(hit, hit.end_s - hit.start_s)
+            await asyncio.gather(
+                self._backend.inject(hit, ttl_s),
+                self._backend.announce(hit, max(ttl_s, ANNOUNCED_S_MIN)),
+            )
         except ProaError as exc:
             one.error = str(exc)
             self._note("fault", f"{hit.text}: {exc}")
             raise
-        self._note("fault", f"{hit.text}, {hit.end_s - hit.start_s:g} s")
+        self._note("fault", f"{hit.text}, {ttl_s:g} s")
         await self._until(begin_s + hit.end_s)
         await self._end(one)
 
@@ -67,6 +74,8 @@ class Faults:
         else:
             self._note("end", one.hit.text)
         one.end_s = self._elapsed_s()
+        if one.hit.end_s > one.hit.start_s:
+            await self._backend.announce(one.hit, 0.0)
 
     async def _until(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, at_s - self._elapsed_s()))

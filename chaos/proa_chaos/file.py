@@ -165,11 +165,15 @@ def _some_hypothesis(section: Section, found: Mapping[str, Any]) -> None:
         raise section.error("the hypothesis is empty: nothing could be false")
 
 
+REQUIRES = table(
+    _values, Field("pool", one_of(("shared", "dedicated")), None, "redundancy.pool of the model")
+)
 SPEC = table(
     _values,
     Field("title", text, NEEDED, "a line"),
     Field("description", text, NEEDED, "what the experiment teaches"),
     Field("tags", NAMES, (), "words to find it by"),
+    Field("requires", REQUIRES, {"pool": None}, "what the model must be like"),
     Field("workload", WORKLOAD, Workload(), "the load"),
     Field("faults", list_of(FAULT, FAULTS_MAX), (), "what is broken, and when"),
     Field("hypothesis", list_of(PROBE, PROBES_MAX), NEEDED, "what holds nevertheless"),
@@ -181,7 +185,8 @@ METADATA = table(_values, Field("name", NAME, NEEDED, "of the experiment"))
 
 
 def _experiment(metadata: Mapping[str, str], spec: Mapping[str, Any], **_: str) -> Experiment:
-    return Experiment(name=metadata["name"], **spec)
+    rest = {key: value for key, value in spec.items() if key != "requires"}
+    return Experiment(name=metadata["name"], pool=spec["requires"]["pool"], **rest)
 
 
 EXPERIMENT = table(

@@ -11,6 +11,7 @@ from proa.spec.readers import (
     Needed,
     Reader,
     Rule,
+    boolean,
     integer,
     list_of,
     number,
@@ -22,7 +23,9 @@ from proa.spec.section import Section
 from proa_chaos.durations import duration
 from proa_chaos.experiment import (
     ACTIONS,
+    CHAOS_MESH,
     MODES,
+    PROA,
     Choice,
     Expression,
     Fault,
@@ -33,6 +36,7 @@ from proa_chaos.experiment import (
 # In-band faults live at most so long (`proa.worker.faults`); the others keep to it too.
 FAULT_S_MAX = 600.0
 NAMES_MAX = 256
+MESH_ACTIONS = ("slow", "partition", "kill", "cpu-hog")  # those that Chaos Mesh knows, too
 
 _PERCENT = ("fixed-percent", "random-max-percent")
 
@@ -129,6 +133,10 @@ PARAMETERS: Mapping[str, Reader[Parameters]] = {
         _parameters,
         Field("how", one_of(("delete", "evict")), "delete", "in a cluster: evict asks its budgets"),
     ),
+    "drain": table(
+        _parameters,
+        Field("cordon", boolean, False, "in a cluster: nothing new comes; takes rights on nodes"),
+    ),
     "error": table(_parameters, _PROBABILITY, _PROGRAM),
     "drop": table(_parameters, _PROBABILITY, _PROGRAM),
     "partition": table(_parameters),
@@ -181,6 +189,8 @@ def _fault_table(action: str) -> Reader[dict[str, Any]]:
         Field("every", duration(0.05, FAULT_S_MAX), None, "chosen anew so often"),
         Field("parameters", PARAMETERS[action], default, "of the action"),
     ]
+    if action in MESH_ACTIONS:
+        fields.append(Field("backend", one_of((PROA, CHAOS_MESH)), PROA, "who acts it out"))
     if action == "partition":
         fields.append(Field("target", PEER, NEEDED, "the other side"))
     return table(_values, *fields)
@@ -209,6 +219,7 @@ def _fault(section: Section) -> Fault:
         every_s=found["every"],
         parameters=found["parameters"],
         peer=found.get("target"),
+        backend=found.get("backend", PROA),
     )
 
 

@@ -5,6 +5,9 @@ The time to live is enforced there. Works anywhere, with no privilege, where fau
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Sequence
 from typing import Protocol
 
 import grpc.aio
@@ -13,13 +16,16 @@ from tritonclient.grpc import service_pb2
 
 from proa import wire
 from proa.api.v1 import faults_pb2
-from proa.errors import EnvironmentLacks, NotSupported, UnknownModel
+from proa.errors import EnvironmentLacks, NotSupported, ProaError, UnknownModel
 from proa.rpc import FRONTEND, WORKER, bearer, peer_errors
 from proa_chaos.plan import Hit
 from proa_chaos.selection import Target
 
+log = logging.getLogger(__name__)
+
 FAULT_MODEL = "proa_faults"
 CALL_S_MAX = 5.0
+ANNOUNCE_S_MAX = 1.0
 KINDS = {
     "slow": faults_pb2.DELAY,
     "pause": faults_pb2.PAUSE,
@@ -70,6 +76,31 @@ class InBand:
         """End it. A process that started anew has no fault, which is no error."""
         clear = faults_pb2.ClearRequest(id=self._id(hit))
         await self._ask(acting(hit), faults_pb2.FaultRequest(clear=clear))
+
+    async def announce(self, frontends: Sequence[Target], hit: Hit, ttl_s: float) -> None:
+        """Tell who watches these frontends that `hit` acts for `ttl_s` from now, 0: no more.
+
+        Errors: none. A frontend that takes no announcements has nobody who could see them.
+        """
+        await asyncio.gather(*(self._announce(one, hit, ttl_s) for one in frontends))
+
+    async def _announce(self, frontend: Target, hit: Hit, ttl_s: float) -> None:
+        request = faults_pb2.AnnounceRequest(
+            id=self._id(hit),
+            action=hit.fault.action,
+            target=_program(hit) if hit.fault.action == "partition" else hit.target.name,
+            ttl_ms=round(ttl_s * 1000),
+        )
+        call = self._channels(frontend.address, FRONTEND).unary_unary(
+            f"{_SERVICE}Announce",
+            request_serializer=faults_pb2.AnnounceRequest.SerializeToString,
+            response_deserializer=faults_pb2.AnnounceReply.FromString,
+        )
+        try:
+            async with peer_errors(frontend.name):
+                await call(request, timeout=ANNOUNCE_S_MAX, metadata=self._metadata)
+        except ProaError as exc:
+            log.info("%s was not told of %s: %s", frontend.name, hit.text, exc)
 
     async def active(self, target: Target) -> list[faults_pb2.Fault]:
         """The faults in force at `target`, anybody's. Errors: EnvironmentLacks (it takes none)."""

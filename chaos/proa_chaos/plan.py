@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from proa.errors import InvalidRequest
 from proa_chaos.experiment import Experiment, Fault
-from proa_chaos.selection import Target, choose
+from proa_chaos.selection import PARITY_ROLE, Target, choose
 
 HITS_MAX = 512
 # A plan's times may leave the phase by no more than a rounding.
@@ -37,7 +37,9 @@ class Hit:
 
 
 def plan(experiment: Experiment, targets: Sequence[Target], seed: int) -> list[Hit]:
-    """All hits, in the order of their start. Errors: InvalidRequest, naming the fault."""
+    """All hits, in the order of their start. Errors: InvalidRequest, naming the fault, or the key
+    of `requires` that does not hold."""
+    _check_pool(experiment.pool, targets)
     hits: list[Hit] = []
     for number, fault in enumerate(experiment.faults):
         dice = random.Random(f"{seed} {number}")  # noqa: S311 - must be repeatable
@@ -50,6 +52,15 @@ def plan(experiment: Experiment, targets: Sequence[Target], seed: int) -> list[H
     return sorted(hits, key=lambda hit: hit.start_s)
 
 
+def _check_pool(wanted: str | None, targets: Sequence[Target]) -> None:
+    found = "dedicated" if any(t.role == PARITY_ROLE for t in targets) else "shared"
+    if wanted not in (None, found):
+        raise InvalidRequest(
+            f"spec.requires.pool: this experiment is for a model with redundancy.pool {wanted!r};"
+            f" this one has {found!r}"
+        )
+
+
 def _hits(
     fault: Fault, number: int, targets: Sequence[Target], during_s: float, dice: random.Random
 ) -> list[Hit]:
@@ -58,6 +69,9 @@ def _hits(
     last: list[Target] = []
     for start_s, end_s in _windows(fault, during_s):
         last = choose(fault.choice, targets, dice, besides=last)
+        if fault.action == "drain":  # all that is on the nodes of those chosen
+            nodes = {target.machine for target in last}
+            last = [target for target in targets if target.machine in nodes]
         hits += [
             Hit(f"{number}.{len(hits) + i}", fault, target, start_s, end_s, peer)
             for i, (target, peer) in enumerate((t, p) for t in last for p in peers)

@@ -39,7 +39,7 @@ class Broken(Exception):
 class Runner:
     """One run of `experiment`. `force`: whatever it breaks. `ready_s_max`: patience at the start.
     `slack_s`: how much longer than its phases and its recovery it may take. `tls`, `token`: of the
-    client that asks.
+    client that asks. Set `stopped_by` before you cancel it to say why.
 
     `run` returns a Result whatever happens once it has begun, and leaves no fault behind. Before
     that it raises: InvalidRequest (a selector that matches nothing, the guard, a file of queries),
@@ -70,6 +70,7 @@ class Runner:
         self._tls, self._token = tls, token
         self._tell = tell
         self._start_s = 0.0
+        self.stopped_by = ""
         seen = Observations(experiment.workload.deadline_ms / 1000.0)
         self._seen = seen
         self._result = Result(experiment, model, seed, backend.name, seen, time.time())
@@ -93,7 +94,7 @@ class Runner:
         except TimeoutError:
             result.fail_step = f"not over within {limit_s + self._slack_s:g} s"
         except asyncio.CancelledError:
-            result.fail_step = "told to stop"
+            result.fail_step = self.stopped_by or "told to stop"
         except ProaError as exc:
             if not result.phases:
                 raise  # nothing has been done yet

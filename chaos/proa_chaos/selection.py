@@ -10,6 +10,7 @@ from proa.errors import InvalidRequest
 from proa_chaos.experiment import Choice, Expression, Selector
 
 ROLE, MODEL = "proa.dev/role", "proa.dev/model"
+PARITY_ROLE = "parity-worker"  # of the workers of a dedicated pool
 SHOWN_MAX = 20  # targets that an error names
 
 
@@ -26,6 +27,11 @@ class Target:
     namespace: str = "local"
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     node: str = ""
+
+    @property
+    def machine(self) -> str:
+        """The node that it is on."""
+        return self.node or self.domain
 
     @property
     def role(self) -> str:
@@ -82,7 +88,7 @@ def _matches(selector: Selector, target: Target) -> bool:
     return (
         (not selector.namespaces or target.namespace in selector.namespaces)
         and (not selector.pods or target.name in names)
-        and (not selector.nodes or (target.node or target.domain) in selector.nodes)
+        and (not selector.nodes or target.machine in selector.nodes)
         and all(target.labels.get(key) == value for key, value in selector.labels.items())
         and all(_holds(expression, target.labels) for expression in selector.expressions)
     )

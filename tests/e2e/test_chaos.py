@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import subprocess
-import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
+import numpy as np
 import pytest
 import yaml
+from tritonclient.grpc import service_pb2
 
+from fakes.chaos_up import Up, check_run, started
+from fakes.cluster import until
 from fakes.eventually import eventually_sync
-from fakes.programs import write_tiny_spec
+from fakes.kube_fake import NAMESPACE, Object, fake_kube, kubeconfig, pod
+from fakes.programs import INPUT, write_tiny_spec
+from proa import wire
+from proa.cluster.connection import Connection
 from proa.local.run_file import read_run
-from proa.rpc import Channels
+from proa_chaos.blast import check_blast
+from proa_chaos.experiment import Choice, Experiment, Fault, Parameters, Selector
 from proa_chaos.file import load_experiment
-from proa_chaos.inband import InBand
-from proa_chaos.local.lock import FILE_NAME
-from proa_chaos.selection import ROLE, Target
+from proa_chaos.kubernetes.backend import KubernetesBackend
+from proa_chaos.kubernetes.doors import Doors
+from proa_chaos.kubernetes.mesh import Mesh
+from proa_chaos.kubernetes.nodes import Nodes
+from proa_chaos.kubernetes.pods import Pods
+from proa_chaos.kubernetes.removal import Removal
+from proa_chaos.plan import plan
+from proa_chaos.selection import ROLE
 
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(400)]
 
@@ -32,91 +43,45 @@ BEYOND = {"double-failure"}
 TTL_S = 6
 
 
-@dataclass(frozen=True)
-class Up:
-    """A running `proa up --faults`."""
-
-    run_dir: Path
-
-    def chaos(self, path: Path, *argv: str) -> subprocess.Popen[str]:
-        """`proa chaos run` of the experiment at `path`."""
-        command = [sys.executable, "-m", "proa", "chaos", "run", str(path), "--local", "--json"]
-        where = ["--run-dir", str(self.run_dir), "--out", str(self.run_dir / "out" / path.stem)]
-        pipe = subprocess.PIPE
-        return subprocess.Popen([*command, *where, *argv], stdout=pipe, stderr=pipe, text=True)
-
-    def run(self, path: Path, *argv: str) -> tuple[int, dict[str, Any], str]:
-        """The same, to its end: exit code, journal, what it said on stderr."""
-        with self.chaos(path, *argv) as process:
-            out, said = process.communicate(timeout=300)
-        return process.returncode, json.loads(out) if out else {}, said
-
-    def pid(self, name: str) -> int | None:
-        return next(p.pid for p in read_run(self.run_dir).processes if p.name == name)
-
-    def active(self) -> dict[str, list[str]]:
-        """The kinds of the in-band faults in force, by process that has any."""
-        return asyncio.run(self._active())
-
-    async def _active(self) -> dict[str, list[str]]:
-        channels = Channels(message_bytes_max=1 << 20)
-        in_band = InBand(channels, "test", 0)
-        found = {}
-        try:
-            for process in read_run(self.run_dir).processes:
-                role = process.name.partition("-")[0]
-                target = Target(process.name, process.name, process.address, labels={ROLE: role})
-                if process.state == "ready":
-                    faults = await in_band.active(target)
-                    found[process.name] = [fault.id for fault in faults]
-        finally:
-            await channels.close()
-        return {name: faults for name, faults in found.items() if faults}
-
-
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("chaos")
-    argv = [
-        sys.executable, "-m", "proa", "up", str(write_tiny_spec(folder)), "--faults", "--quiet",
-        "--json", "--workers", str(WORKERS), "--service-ms", "40", "--port", "0",
-        "--admin-port", "0", "--run-dir", str(folder / "run"),
-    ]  # fmt: skip
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        ready = process.stdout.readline()
-        assert ready, "proa up has failed"
-        yield Up(folder / "run")
-        process.terminate()
-        assert process.wait(60) == 0
+    with started(folder, write_tiny_spec(folder), workers=WORKERS) as running:
+        yield running
 
 
-def library() -> list[Any]:
-    """Every experiment; those that are not quick are marked `long`."""
+def library(pool: str) -> list[Any]:
+    """Every experiment for models with that pool; those that are not quick are marked `long`."""
     found = []
     for path in sorted(LIBRARY.glob("*.yaml")):
-        quick = "quick" in load_experiment(path).tags
-        marks = [] if quick else [pytest.mark.long]
-        found.append(pytest.param(path, id=path.stem, marks=marks))
+        experiment = load_experiment(path)
+        marks = [] if "quick" in experiment.tags else [pytest.mark.long]
+        if (experiment.pool or "shared") == pool:
+            found.append(pytest.param(path, id=path.stem, marks=marks))
     return found
 
 
-@pytest.mark.parametrize("path", library())
+@pytest.mark.parametrize("path", library("shared"))
 def test_an_experiment_of_the_library_has_its_verdict(up: Up, path: Path) -> None:
-    expected = load_experiment(path).expected
     force = ["--force"] if path.stem in BEYOND else []
-    code, journal, said = up.run(path, *force)
-    status = journal["chaosresult"]["experimentStatus"]
-    assert status["verdict"] == expected, said
-    assert code == {"Pass": 0, "Fail": 1}[expected]
-    assert journal["deviated"] == (expected == "Fail")
-    assert status["phase"] == "Completed"
-    assert journal["steady_states"]["before"]["steady_state_met"]
-    assert journal["proa"]["recoveryS"] is not None
-    assert up.active() == {}
-    out = up.run_dir / "out" / path.stem
-    assert sorted(p.name for p in out.iterdir()) == ["journal.json", "report.html"]
-    assert not (up.run_dir / FILE_NAME).exists()
+    check_run(up, path, load_experiment(path), *force)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", library("dedicated"))
+def test_an_experiment_for_a_dedicated_pool_has_its_verdict(path: Path, tmp_path: Path) -> None:
+    spec = write_tiny_spec(tmp_path)
+    document = yaml.safe_load(spec.read_text(encoding="utf-8"))
+    document["spec"]["redundancy"]["pool"] = "dedicated"
+    spec.write_text(yaml.safe_dump(document), encoding="utf-8")
+    with started(tmp_path, spec, workers=WORKERS) as running:
+        check_run(running, path, load_experiment(path))
+
+
+def test_an_experiment_for_a_dedicated_pool_is_refused_elsewhere(up: Up) -> None:
+    code, _, said = up.run(LIBRARY / "parity-pool-lost.yaml", "--parallel")
+    assert code == 2
+    assert "spec.requires.pool: this experiment is for a model with redundancy.pool" in said
 
 
 def experiment(
@@ -189,6 +154,77 @@ def test_told_to_stop_a_runner_rolls_back_and_says_stopped(up: Up, tmp_path: Pat
     assert journal["chaosresult"]["experimentStatus"]["verdict"] == "Stopped"
     assert [entry["status"] for entry in journal["rollbacks"]] == ["succeeded"]
     assert up.active() == {}
+
+
+def pods(up: Up) -> list[Object]:
+    """The processes of `proa up` as a cluster would show them."""
+    found = []
+    for process in read_run(up.run_dir).processes:
+        role = process.name.partition("-")[0]
+        port = int(process.address.rpartition(":")[2])
+        item = pod(process.name, port, role=role, node=f"node-of-{process.name}")
+        if role == "worker":
+            item["metadata"]["labels"]["proa.dev/model"] = "tiny"
+        found.append(item)
+    return found
+
+
+async def seconds(address: str) -> float:
+    """How long one computation of the worker at `address` takes."""
+    channel = grpc.aio.insecure_channel(address)
+    call = channel.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer",
+        request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+        response_deserializer=service_pb2.ModelInferResponse.FromString,
+    )
+    image = {"image": np.zeros((1, *INPUT.shape), np.float32)}
+    begin = time.perf_counter()
+    await call(wire.write_request("tiny", image, outputs=["logits"], program="deployed"))
+    await channel.close()
+    return time.perf_counter() - begin
+
+
+async def test_the_backend_for_clusters_slows_a_real_worker_down(up: Up, tmp_path: Path) -> None:
+    async with (
+        fake_kube() as kube,
+        Connection(kubeconfig(tmp_path, str(kube.url))) as connection,
+    ):
+        for item in pods(up):
+            kube.put(item)
+        listed, nodes = Pods(connection, NAMESPACE, "r"), Nodes(connection, "e2e")
+        address = read_run(up.run_dir).address
+        place = KubernetesBackend(
+            listed, Doors(None, None, None), address,
+            removal=Removal(listed, nodes), mesh=Mesh(connection, NAMESPACE, "e2e"),
+            prefix="e2e", seed=0,
+        )  # fmt: skip
+        try:
+            await acts_and_ends(place)
+        finally:
+            await place.close()
+
+
+async def acts_and_ends(place: KubernetesBackend) -> None:
+    """`slow` at one worker: until it is ended, and until its time is up."""
+    assert await place.models() == ("tiny",)
+    assert await place.waiting_for("tiny") == []
+    chosen = Choice(Selector(labels={ROLE: "worker"}))
+    slow = Fault("slow", "slow", chosen, parameters=Parameters(delay_ms=700))
+    trial = Experiment("trial", "t", "d", (), (slow,))
+    (hit,) = plan(trial, await place.targets("tiny"), seed=0)
+    check_blast([hit], await place.pools("tiny"))
+    await place.prepare([hit])
+
+    async def quick() -> bool:
+        return await seconds(hit.target.address) < 0.7
+
+    await place.inject(hit, 60.0)
+    assert await seconds(hit.target.address) >= 0.7
+    await place.end(hit)
+    await until(quick)  # the machine may be busy
+    await place.inject(hit, 1.0)
+    assert await seconds(hit.target.address) >= 0.7
+    await until(quick)
 
 
 REFUSED = [

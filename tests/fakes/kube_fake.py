@@ -23,6 +23,7 @@ import kmock
 import kubernetes_validate
 from aiohttp import web
 
+from fakes import mesh_fake
 from proa.cluster.api import ApiAccess, load_api
 
 KUBERNETES = ("1.29", "1.36")
@@ -34,13 +35,19 @@ KINDS = {
     "pods": "Pod",
     "events": "Event",
     "jobs": "Job",
+    "nodes": "Node",
+    **mesh_fake.KINDS,
 }
+
+OF_THE_CLUSTER = ("nodes",)
 
 Object = dict[str, Any]
 
 
 def valid(item: Object) -> Object:
     """`item`, which every supported Kubernetes would take."""
+    if item["kind"] in mesh_fake.SCHEMAS:
+        return mesh_fake.valid(item)
     for version in KUBERNETES:
         kubernetes_validate.validate(item, version, strict=True)
     return item
@@ -49,7 +56,8 @@ def valid(item: Object) -> Object:
 class FakeKube(kmock.KubernetesScaffold):
     """What tests steer: `tokens` that are known (None: any), verbs that are `denied`, answers
     that come `instead` (verb -> refusals, used up one by one), `gone_in_stream`. `on_delete`
-    hears of what clients delete or evict; `budgets`: pods that no disruption budget lets go."""
+    and `on_create` hear of what clients did; `discovery`: answers by path; `budgets`: pods that no
+    disruption budget lets go."""
 
     def __attrs_post_init__(self) -> None:
         self.objects: dict[tuple[str, str], Object] = {}
@@ -63,6 +71,8 @@ class FakeKube(kmock.KubernetesScaffold):
         self.gone_in_stream = False
         self.on_delete: Callable[[Object], None] = lambda _: None
         self.budgets: set[str] = set()
+        self.on_create: Callable[[Object], None] = lambda _: None
+        self.discovery: dict[str, Object] = {}
         self.seen: list[tuple[str, Mapping[str, str]]] = []
 
     # What tests do to the cluster.
@@ -73,7 +83,9 @@ class FakeKube(kmock.KubernetesScaffold):
         kind = "MODIFIED" if (resource, name) in self.objects else "ADDED"
         self.version += 1
         kept = copy.deepcopy(item)
-        kept["metadata"] |= {"namespace": NAMESPACE, "resourceVersion": str(self.version)}
+        kept["metadata"]["resourceVersion"] = str(self.version)
+        if resource not in OF_THE_CLUSTER:
+            kept["metadata"]["namespace"] = NAMESPACE
         kept["metadata"].setdefault("uid", f"uid-{self.version}")
         self.objects[resource, name] = valid(kept)
         self._happened(resource, kind, kept)
@@ -142,7 +154,10 @@ class FakeKube(kmock.KubernetesScaffold):
             )
         if (verb, resource) == ("create", "pods/eviction"):
             return await self._evict(request)
-        if request.namespace != NAMESPACE or resource not in KINDS:
+        if request.url.path in self.discovery:
+            return web.json_response(self.discovery[request.url.path])
+        where = None if resource in OF_THE_CLUSTER else NAMESPACE
+        if request.namespace != where or resource not in KINDS:
             return refusal(404, "the server could not find the requested resource")
         return await getattr(self, f"_{verb}")(request, resource)
 
@@ -167,7 +182,9 @@ class FakeKube(kmock.KubernetesScaffold):
         item = valid(request.data)
         if (resource, item["metadata"]["name"]) in self.objects:
             return refusal(409, f'{resource} "{item["metadata"]["name"]}" already exists')
-        return web.json_response(self.put(item), status=201)
+        kept = self.put(item)
+        self.on_create(kept)
+        return web.json_response(kept, status=201)
 
     async def _update(self, request: kmock.Request, resource: str) -> web.StreamResponse:
         item, old = valid(request.data), self.objects.get((resource, str(request.name)))
@@ -178,20 +195,16 @@ class FakeKube(kmock.KubernetesScaffold):
         return web.json_response(self.put(item))
 
     async def _patch(self, request: kmock.Request, resource: str) -> web.StreamResponse:
-        """A merge patch, as far as it sets annotations."""
+        """A merge patch: null removes."""
         old = self.objects.get((resource, str(request.name)))
         if request.headers.get("Content-Type") != "application/merge-patch+json":
             return refusal(415, "the body of the request was in an unknown format")
         if old is None:
             return refusal(404, f'{resource} "{request.name}" not found')
-        new = copy.deepcopy(old)
-        new["metadata"].setdefault("annotations", {}).update(
-            request.data["metadata"]["annotations"]
-        )
-        return web.json_response(self.put(new))
+        return web.json_response(self.put(_merged(old, request.data)))
 
     async def _delete(self, request: kmock.Request, resource: str) -> web.StreamResponse:
-        return self._remove(resource, str(request.name), request.data)
+        return self._remove(resource, str(request.name), request.data or {})
 
     async def _evict(self, request: kmock.Request) -> web.StreamResponse:
         if request.name in self.budgets:
@@ -366,6 +379,19 @@ def _status(code: int, message: str) -> Object:
 
 def _line(kind: str, item: Object) -> bytes:
     return json.dumps({"type": kind, "object": item}).encode() + b"\n"
+
+
+def _merged(old: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return patch
+    found = copy.deepcopy(old) if isinstance(old, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            found.pop(key, None)
+        else:
+            found[key] = _merged(found.get(key), value)
+    return found
 
 
 def _abort(raw: web.BaseRequest) -> None:

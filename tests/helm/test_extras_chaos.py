@@ -81,6 +81,29 @@ def test_its_rights_end_at_the_namespace() -> None:
     assert binding["subjects"][0]["name"] == "demo-proa-chaos"
 
 
+def test_more_rights_only_where_they_are_wanted() -> None:
+    wanted = {**ENABLED["chaos"], "nodes": True, "chaosMesh": True}
+    objects = render({"chaos": wanted})
+    (rule,) = of_kind(objects, "ClusterRole")["prod-demo-proa-chaos"]["rules"]
+    assert (rule["resources"], rule["verbs"]) == (["nodes"], ["get", "list", "patch"])
+    binding = of_kind(objects, "ClusterRoleBinding")["prod-demo-proa-chaos"]
+    assert binding["subjects"][0] == {
+        "kind": "ServiceAccount", "name": "demo-proa-chaos", "namespace": "prod",
+    }  # fmt: skip
+    (mesh,) = [
+        rule
+        for rule in of_kind(objects, "Role")["demo-proa-chaos"]["rules"]
+        if rule["apiGroups"] == ["chaos-mesh.org"]
+    ]
+    assert mesh["verbs"] == ["create", "get", "delete"]
+    job = of_kind(objects, "Job")["demo-proa-chaos-one"]
+    env = environment(job["spec"]["template"]["spec"]["containers"][0])
+    assert env["PROA_CHAOS_NODES"] == "true"
+    assert [problem for one in of_chaos(objects) for problem in problems(one)] == []
+    without = {**wanted, "experiments": []}
+    assert of_kind(render({"chaos": without}), "ClusterRole") == {}
+
+
 def test_frontends_take_faults_only_behind_tokens() -> None:
     assert "PROA_FRONTEND_FAULTS" not in frontend_env(render(ENABLED))
     assert frontend_env(render(LOCKED))["PROA_FRONTEND_FAULTS"] == "true"

@@ -22,13 +22,18 @@ from proa_chaos.inband import InBand
 from proa_chaos.kubernetes.backend import KubernetesBackend
 from proa_chaos.kubernetes.doors import Doors
 from proa_chaos.kubernetes.main import run_in_cluster
+from proa_chaos.kubernetes.mesh import Mesh
+from proa_chaos.kubernetes.nodes import Nodes
 from proa_chaos.kubernetes.pods import Pods
+from proa_chaos.kubernetes.removal import Removal
 from proa_chaos.plan import Hit
 from proa_chaos.result import Verdict
 from proa_chaos.selection import Target
 
 DURING_S = 1.5
-FAST = LeaseTimes(duration_s=1, renew_s=0.3, poll_s=0.1)
+# A holder keeps it on a machine that is busy; who waits for it gives up after a second.
+FAST = LeaseTimes(duration_s=30, renew_s=0.3, poll_s=0.1)
+IMPATIENT = LeaseTimes(duration_s=1, renew_s=0.3, poll_s=0.1)
 
 
 def select(role: str, **more: Any) -> Choice:
@@ -75,7 +80,7 @@ async def test_a_kill_that_lasts_kills_what_replaces_it(tmp_path: Path) -> None:
 
 
 async def test_a_false_hypothesis_fails_and_the_job_says_why(tmp_path: Path) -> None:
-    async with release(tmp_path) as there:
+    async with release(tmp_path, faults=True) as there:
         slow = Fault("s", "slow", select("decoder"), parameters=Parameters(delay_ms=20))
         wrong = experiment(slow, measure="sent", at_most=1)
         result = await run_in_cluster(wrong, there.settings(), there.access)
@@ -84,6 +89,11 @@ async def test_a_false_hypothesis_fails_and_the_job_says_why(tmp_path: Path) -> 
         assert reason == "ChaosFail"
         assert "sent at most 1" in message
         assert "sent at most 1" in there.notes()["proa.dev/chaos-fail-step"]
+        doors = Doors(None, None, None)
+        (window,) = (await doors.report(there.served.address)).faults
+        assert (window.action, window.target) == ("slow", "decoder")  # who watches has seen it
+        assert window.end_unix_ms - window.begin_unix_ms > 1000 * DURING_S / 2
+        await doors.close()
 
 
 async def test_an_eviction_asks_the_budgets(tmp_path: Path) -> None:
@@ -134,9 +144,41 @@ async def test_one_experiment_at_a_time(tmp_path: Path) -> None:
         await eventually(lambda: ("leases", "r-chaos") in there.kube.objects)
         with pytest.raises(Unavailable, match=r"another experiment runs.*one-x"):
             await run_in_cluster(
-                experiment(kill()), there.settings(pod="two-y"), there.access, times=FAST
+                experiment(kill()), there.settings(pod="two-y"), there.access, times=IMPATIENT
             )
         assert (await first).verdict is Verdict.PASS
+
+
+async def test_a_run_that_loses_its_lease_rolls_back_and_stops(tmp_path: Path) -> None:
+    async with release(tmp_path) as there:
+        slow = Fault("s", "slow", select("decoder"), parameters=Parameters(delay_ms=20))
+        long = experiment(slow)
+        long = replace(long, workload=replace(long.workload, during_s=60.0))
+        running = asyncio.create_task(
+            run_in_cluster(long, there.settings(), there.access, times=FAST)
+        )
+        doors = Doors(None, None, None)
+        address = there.kube.objects["pods", "decoder"]["spec"]["containers"][0]["ports"][1]
+        decoder = Target("decoder", "d", f"127.0.0.1:{address['containerPort']}")
+        decoder = replace(decoder, labels={"proa.dev/role": "decoder"})
+        in_band = InBand(doors, "x", 0)
+
+        async def acts() -> bool:
+            return bool(await in_band.active(decoder))
+
+        await until(acts, timeout_s=30.0)
+        taken = there.kube.objects["leases", "r-chaos"]
+        there.kube.put({**taken, "spec": {**taken["spec"], "holderIdentity": "another"}})
+        result = await running
+        assert result.verdict is Verdict.STOPPED
+        assert result.fail_step.startswith("the Lease r-chaos was lost (another holder")
+        assert [done.end_error for done in result.done] == [""]
+        assert not await acts()
+        await doors.close()
+        assert there.events()[-1][0] == "ChaosStopped"
+        assert there.notes()["proa.dev/chaos-verdict"] == "Stopped"
+        kept = there.kube.objects["leases", "r-chaos"]["spec"]
+        assert kept["holderIdentity"] == "another", "it is not ours to release"
 
 
 async def test_a_runner_that_died_does_not_lock_the_next_one_out(tmp_path: Path) -> None:
@@ -148,16 +190,6 @@ async def test_a_runner_that_died_does_not_lock_the_next_one_out(tmp_path: Path)
         one = experiment(kill())
         result = await run_in_cluster(one, there.settings(), there.access, times=FAST)
         assert result.verdict is Verdict.PASS
-
-
-async def test_a_drained_node_loses_all_pods_of_the_release(tmp_path: Path) -> None:
-    async with release(tmp_path) as there:
-        deleted = there.replacing()
-        node = Choice(Selector(nodes=("node-of-w1",)), mode="all")
-        drain = Fault("d", "kill", node, duration_s=0.0, parameters=Parameters(how="evict"))
-        result = await run_in_cluster(experiment(drain), there.settings(), there.access)
-        assert result.verdict is Verdict.PASS
-        assert deleted == ["w1"]
 
 
 async def test_the_guard_counts_failure_domains(tmp_path: Path) -> None:
@@ -177,7 +209,11 @@ async def test_a_release_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 async def backend(there: Release, connection: Connection, **more: Any) -> KubernetesBackend:
     pods, doors = Pods(connection, "models", "r"), Doors(None, None, None)
-    found = KubernetesBackend(pods, doors, there.served.address, prefix="chaos-1", seed=0, **more)
+    found = KubernetesBackend(
+        pods, doors, there.served.address,
+        removal=Removal(pods, Nodes(connection, "chaos-1")),
+        mesh=Mesh(connection, "models", "chaos-1"), prefix="chaos-1", seed=0, **more,
+    )  # fmt: skip
 
     async def ready() -> bool:
         return not await found.waiting_for("digits")

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from fakes.cluster import Load, cluster, until
+from proa.client.reports import read_report
 from proa.errors import EnvironmentLacks
 from proa.rpc import Channels
 from proa_chaos.experiment import Choice, Fault
@@ -54,6 +55,37 @@ async def test_a_worker_that_is_cut_off_is_taken_out_and_comes_back(tmp_path):
             await load.more(20)
         assert load.errors == []
         assert load.right
+
+
+async def faults_of(served):
+    """What a watcher sees: action and target of the faults, and whether they act."""
+    channels = Channels(message_bytes_max=1 << 20)
+    report = await read_report(channels(served.address, "frontend"), timeout_s=5.0)
+    await channels.close()
+    return [(f.action, f.target, f.end_unix_ms > report.unix_ms) for f in report.faults]
+
+
+async def test_who_watches_a_frontend_sees_faults_that_act_elsewhere(tmp_path):
+    async with cluster(tmp_path, workers=1, faults=True) as served, in_band() as chaos:
+        partition = cut(served, "w0")
+        frontends = [partition.target]
+        slow = Hit("1.0", Fault("slow", "slow", Choice()), Target("w0", "w0"), 0.0, 60.0)
+        await chaos.announce(frontends, slow, 60.0)
+        await chaos.announce(frontends, partition, 60.0)
+        assert await faults_of(served) == [("slow", "w0", True), ("partition", "w0", True)]
+        await chaos.announce(frontends, slow, 0.0)
+        assert await faults_of(served) == [("slow", "w0", False), ("partition", "w0", True)]
+
+
+async def test_a_frontend_that_cannot_be_told_is_no_error(tmp_path, caplog):
+    caplog.set_level("INFO", "proa_chaos")
+    async with cluster(tmp_path, workers=1) as served, in_band() as chaos:
+        hit = cut(served, "w0")
+        nobody = Target("gone", "gone", "127.0.0.1:1", labels={ROLE: "frontend"})
+        await chaos.announce([hit.target, nobody], hit, 60.0)
+        assert await faults_of(served) == []
+    assert "frontend was not told of cut: partition" in caplog.text
+    assert "gone was not told" in caplog.text
 
 
 async def test_a_frontend_without_fault_injection_takes_none(tmp_path):

@@ -58,6 +58,7 @@ class FakePlace:
         self.address = server.address
         self.waiting = []
         self.calls = []
+        self.announced = []
         self.lacks = None
         self.end_error = None
         self.inject_hangs = False
@@ -87,6 +88,9 @@ class FakePlace:
         self.server.fault = ""
         if self.end_error:
             raise self.end_error
+
+    async def announce(self, hit, ttl_s):
+        self.announced.append((hit.id, round(ttl_s, 3)))
 
     async def close(self):
         """Nothing is open."""
@@ -120,6 +124,16 @@ async def test_a_hypothesis_that_holds_passes(place, tmp_path):
     assert list(result.phases) == ["before", "during", "after"]
     assert {s.status for s in result.seen.of("during")} >= {"UNAVAILABLE"}
     assert not [s for s in result.seen.samples if s.phase != "during" and not s.ok]
+
+
+async def test_watchers_are_told_of_each_fault_and_of_its_end(place):
+    await run(place, trial(NOTHING_WRONG))
+    assert place.announced == [("0.0", 1.0), ("0.0", 0.0)]  # for a second, or who would see it?
+    place.announced.clear()
+    once = trial(NOTHING_WRONG)
+    fault = replace(once.faults[0], action="kill", duration_s=0.0)
+    await run(place, replace(once, faults=(fault,)))
+    assert place.announced == [("0.0", 1.0)]
 
 
 async def test_a_hypothesis_that_is_false_fails_and_names_the_step(place):

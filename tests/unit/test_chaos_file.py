@@ -96,6 +96,19 @@ BAD = [
     ("before: 1s, during: 1m30s", "before: 15h, during: 1m30s", 7, "before: 15h is out of range"),
     ("rateHz: 20, phases: {before: 1s", "rateHz: 9999, phases: {before: 1m", 7, "makes 15"),
     ("rateHz: 20", "rate: 20", 7, "unknown key; did you mean 'rateHz'?"),
+    (
+        "  title: a line",
+        "  title: a line\n  requires: {pool: any}",
+        6,
+        "spec.requires.pool: 'any' is",
+    ),
+    ("  title: a line", "  title: a line\n  requires: {k: 2}", 6, "spec.requires.k: unknown key"),
+    (
+        "action: slow",
+        "action: slow\n      backend: mesh",
+        11,
+        "'mesh' is not one of proa, chaos-mesh",
+    ),
     ("during: 1m30s", "during: 90", 7, "during: '90' is not a duration such as 300ms"),
     ("during: 1m30s", "during: 20m", 22, "spec.faults[1]: a fault lasts 600 s at most"),
     ("during: 1m30s", "during: 2s", 9, "spec.faults[0]: fault 'slow' outlives the phase"),
@@ -179,3 +192,11 @@ def test_the_page_has_every_key_action_measure_and_experiment():
     assert {"rateHz", "expressionSelectors", "probability", "samplesMin"} <= keys
     names = keys | set(ACTIONS) | set(MEASURES) | {path.stem for path in LIBRARY}
     assert {name for name in names if f"`{name}`" not in page} == set()
+
+
+def test_only_what_chaos_mesh_knows_may_be_left_to_it(tmp_path):
+    text = GOOD.replace("action: partition", "action: partition\n      backend: chaos-mesh")
+    assert [one.backend for one in load(tmp_path, text).faults] == ["proa", "chaos-mesh"]
+    pause = text.replace("action: partition", "action: pause").partition("      target:")[0]
+    with pytest.raises(SpecError, match=r"spec\.faults\[1\]\.backend: unknown key"):
+        load(tmp_path, pause + "  hypothesis: [{measure: failed, atMost: 0}]\n")

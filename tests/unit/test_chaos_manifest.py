@@ -21,6 +21,7 @@ from proa_chaos.kubernetes.settings import ChaosSettings
 
 LIBRARY = Path(__file__).resolve().parents[2] / "chaos" / "experiments"
 KILLED, SLOW = LIBRARY / "worker-killed.yaml", LIBRARY / "one-slow-worker.yaml"
+DRAIN = LIBRARY / "node-drain.yaml"
 LOCKED = {"token_secret": "t", "tls_secret": "s", "client_tls_secret": "c"}
 
 
@@ -71,6 +72,34 @@ def test_an_eviction_may_not_delete(tmp_path: Path) -> None:
     path.write_text(text)
     assert "create pods/eviction" in granted(path)
     assert "delete pods" not in granted(path)
+
+
+def test_a_drain_evicts_and_only_a_cordon_goes_beyond_the_namespace(tmp_path: Path) -> None:
+    found = objects(DRAIN)
+    assert "create pods/eviction" in granted(DRAIN)
+    assert not {"delete pods", "patch nodes"} & granted(DRAIN)
+    assert "ClusterRole" not in found
+    assert nodes_env(found) == "false"
+    path = tmp_path / "cordon.yaml"
+    path.write_text(
+        DRAIN.read_text().replace(
+            "action: drain", "action: drain\n      parameters: {cordon: true}"
+        )
+    )
+    found = objects(path)
+    (rule,) = found["ClusterRole"]["rules"]
+    assert (rule["resources"], rule["verbs"]) == (["nodes"], ["get", "list", "patch"])
+    binding = found["ClusterRoleBinding"]
+    assert binding["roleRef"]["name"] == found["ClusterRole"]["metadata"]["name"]
+    assert binding["subjects"][0]["name"] == found["ServiceAccount"]["metadata"]["name"]
+    assert nodes_env(found) == "true"
+    for one in found.values():
+        kubernetes_validate.validate(one, "1.36", strict=True)
+
+
+def nodes_env(found: dict[str, Any]) -> str:
+    (container,) = found["Job"]["spec"]["template"]["spec"]["containers"]
+    return next(one["value"] for one in container["env"] if one["name"] == "PROA_CHAOS_NODES")
 
 
 def test_the_service_takes_the_environment() -> None:
@@ -125,3 +154,16 @@ def test_a_malformed_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     path.write_text("kind: Something\n")
     assert main(["chaos", "manifest", str(path), "--release", "d", "--image", "i"]) == 2
     assert "x.yaml:1" in capsys.readouterr().err
+
+
+def test_chaos_mesh_gets_rights_only_for_what_it_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "mesh.yaml"
+    text = KILLED.read_text()
+    path.write_text(text.replace("action: kill", "action: kill\n      backend: chaos-mesh"))
+    assert "delete pods" not in granted(path)
+    mesh = [rule for rule in rules(load_experiment(path), "demo", "job") if "chaos" in str(rule)]
+    assert mesh[0] == {
+        "apiGroups": ["chaos-mesh.org"],
+        "resources": ["podchaos"],
+        "verbs": ["create", "get", "delete"],
+    }

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proa.errors import InvalidRequest
-from proa_chaos.blast import Pool, check_blast
+from proa_chaos.blast import Pool, check_blast, worker_pool
 from proa_chaos.experiment import (
     Choice,
     Experiment,
@@ -187,3 +187,68 @@ def test_k_and_r_must_stay_ready():
 def test_the_only_frontend_is_not_taken_away():
     with pytest.raises(InvalidRequest, match="would leave 0 ready of the frontends"):
         blast(on("frontend", action="kill", duration_s=0.0))
+
+
+PARITY = tuple(
+    Target(f"parity-{i}", f"parity-{i}", labels={ROLE: "parity-worker", MODEL: "m"})
+    for i in range(2)
+)
+
+
+def dedicated(*ill):
+    """WORKERS, three nodes with two each, and a parity pool of two; those of `ill` do not serve."""
+    everybody = (*WORKERS, *PARITY)
+    return [worker_pool("m", everybody, frozenset(names(everybody)) - set(ill), 2, 1)]
+
+
+def blast_with_parity(*faults, ill=()):
+    check_blast(plan(trial(*faults), (*TARGETS, *PARITY), 0), dedicated(*ill))
+
+
+def test_a_parity_pool_may_be_lost_as_nobody_waits_for_it():
+    blast_with_parity(on("parity-0", "parity-1", action="kill", duration_s=0.0))
+    blast_with_parity(on("worker-0"), on("parity-0"))  # one is left to stand in
+    blast_with_parity(on("worker-0"), ill=("parity-1",))
+    ill = ("worker-2", "worker-3")  # k = 2 are enough where parity has workers of its own
+    blast_with_parity(on("worker-0"), ill=ill)
+    with pytest.raises(InvalidRequest, match="would leave 1 ready of the workers of 'm'"):
+        blast_with_parity(on("worker-0"), ill=(*ill, "worker-4"))
+
+
+def test_a_worker_may_not_be_lost_together_with_its_parity():
+    both = on("parity-0", "parity-1", duration_s=2.0)
+    with pytest.raises(InvalidRequest, match=r"node-0 .* 0 of its parity pool .*--force"):
+        blast_with_parity(both, on("worker-0", at_s=1.0))
+    with pytest.raises(InvalidRequest, match="0 of its parity pool"):
+        blast_with_parity(on("worker-0"), on("parity-0"), ill=("parity-1",))
+    blast_with_parity(both, on("worker-0", at_s=2.0))
+
+
+def test_an_experiment_says_which_pool_it_is_for():
+    lost = trial(on("worker-0"))
+    plan(replace(lost, pool="shared"), TARGETS, 0)
+    plan(replace(lost, pool="dedicated"), (*TARGETS, *PARITY), 0)
+    for pool, targets in (("dedicated", TARGETS), ("shared", (*TARGETS, *PARITY))):
+        with pytest.raises(InvalidRequest, match=rf"spec\.requires\.pool: .* '{pool}'; this one"):
+            plan(replace(lost, pool=pool), targets, 0)
+
+
+def test_a_drain_hits_all_that_is_on_the_node_of_who_is_chosen():
+    choice = Choice(Selector(pods={"local": ("worker-2",)}))
+    hits = plan(trial(fault("drain", choice, "drain")), TARGETS, 0)
+    assert [hit.target.name for hit in hits] == ["worker-2", "worker-3"]
+    nodes = Choice(Selector(nodes=("node-0", "node-2")), "all")
+    with pytest.raises(InvalidRequest, match="2 failure domains of the workers of 'm'"):
+        blast(fault("drain", nodes, "drain"))
+    blast(fault("drain", choice, "drain"))
+    later = on("worker-4", at_s=4.0)  # what was drained is not back yet
+    with pytest.raises(InvalidRequest, match="2 failure domains"):
+        blast(fault("drain", choice, "drain", duration_s=1.0), later)
+
+
+def test_another_node_is_drained_each_time():
+    hits = plan(trial(fault(action="drain", every_s=1.0)), TARGETS, 0)
+    starts = sorted({hit.start_s for hit in hits})
+    nodes = [{hit.target.domain for hit in hits if hit.start_s == start} for start in starts]
+    assert all(len(found) == 1 for found in nodes)
+    assert all(one != other for one, other in pairwise(nodes))

@@ -40,6 +40,13 @@ class Announcer:
             self._uid = str(meta.get("uid", "")) if isinstance(meta, Mapping) else ""
         await self._event("ChaosStarted", f"experiment {experiment}, seed {seed}")
 
+    @property
+    def owner(self) -> Mapping[str, Any] | None:
+        """An ownerReference to the Job, once it has begun; None where there is no Job."""
+        if self._job is None or not self._uid:
+            return None
+        return {"apiVersion": "batch/v1", "kind": "Job", "name": self._job, "uid": self._uid}
+
     async def refused(self, experiment: str, why: str) -> None:
         """It could not begin."""
         await self._event("ChaosRefused", f"experiment {experiment}: {why}", warning=True)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from proa.api.v1 import frontend_pb2
 from proa.errors import NotSupported, ProaError, Unavailable
-from proa_chaos.blast import Pool
+from proa_chaos.blast import Pool, worker_pool
 from proa_chaos.inband import InBand, acting, check
 from proa_chaos.kubernetes.doors import Doors
+from proa_chaos.kubernetes.mesh import Mesh, by_mesh
 from proa_chaos.kubernetes.pods import Pod, Pods
+from proa_chaos.kubernetes.removal import Removal
 from proa_chaos.plan import Hit
 from proa_chaos.selection import MODEL, ROLE, Target
 
-AGAIN_S = 0.5
 WORKER_ROLES = ("worker", "parity-worker")
+REMOVALS = ("kill", "drain")
 OTHER_ROLES = {"encoder": 0, "decoder": 0, "frontend": 1}  # and how many must stay ready
 
 
@@ -33,6 +35,8 @@ class KubernetesBackend:
         doors: Doors,
         address: str,
         *,
+        removal: Removal,
+        mesh: Mesh,
         prefix: str,
         seed: int,
         token: str | None = None,
@@ -41,6 +45,8 @@ class KubernetesBackend:
         self.address = address
         self._pods = pods
         self._doors = doors
+        self._removal = removal
+        self._mesh = mesh
         self._in_band = InBand(doors, prefix, seed, token=token)
         self.code = (1, 1)
         self._prefix = prefix
@@ -48,7 +54,8 @@ class KubernetesBackend:
         self._by_name: dict[str, Pod] = {}
         self._least: Counter[tuple[str, str]] = Counter()
         self._strange: set[str] = set()
-        self._killers: dict[str, asyncio.Task[None]] = {}
+        self._covered: set[str] = set()
+        self._frontends: list[Target] = []
 
     async def models(self) -> tuple[str, ...]:
         """The models that the frontend serves."""
@@ -66,7 +73,9 @@ class KubernetesBackend:
             nodes = {pod.node for pod in found if pod.pool[0] == role}
             if len(nodes) > 1:
                 domains |= {pod.name: pod.node for pod in found if pod.pool[0] == role}
-        return [self._target(pod, domains.get(pod.name, pod.name)) for pod in found]
+        targets = [self._target(pod, domains.get(pod.name, pod.name)) for pod in found]
+        self._frontends = [target for target in targets if target.role == "frontend"]
+        return targets
 
     async def pools(self, model: str) -> list[Pool]:
         targets = await self.targets(model)
@@ -78,7 +87,7 @@ class KubernetesBackend:
         )
         k, r = self.code
         workers = tuple(target for target in targets if target.model == model)
-        pools = [Pool(f"the workers of {model!r}", workers, ready, r, k + r)]
+        pools = [worker_pool(model, workers, ready, k, r)]
         for role, least in OTHER_ROLES.items():
             members = tuple(target for target in targets if target.role == role)
             if members:
@@ -101,7 +110,12 @@ class KubernetesBackend:
         return found + ([f"the frontend does not know {missing} workers"] if missing > 0 else [])
 
     async def prepare(self, hits: Sequence[Hit]) -> None:
-        in_band = [hit for hit in hits if hit.fault.action != "kill"]
+        await self._mesh.check([hit for hit in hits if by_mesh(hit.fault)])
+        hits = [hit for hit in hits if not by_mesh(hit.fault)]
+        removed = [hit for hit in hits if hit.fault.action in REMOVALS]
+        self._cover([hit for hit in removed if hit.fault.action == "drain"])
+        await self._removal.check(removed)
+        in_band = [hit for hit in hits if hit.fault.action not in REMOVALS]
         for hit in in_band:
             if hit.fault.parameters.how == "process":
                 raise NotSupported(f"{hit.text}: a pod cannot be frozen; calls can (how: calls)")
@@ -118,6 +132,15 @@ class KubernetesBackend:
                     " by themselves, wait for that"
                 )
 
+    def _cover(self, drains: Sequence[Hit]) -> None:
+        """The first hit of a node drains it; the others are of pods that leave with it."""
+        seen = set()
+        for hit in drains:
+            node = (hit.fault.name, hit.start_s, hit.target.machine)
+            if node in seen:
+                self._covered.add(hit.id)
+            seen.add(node)
+
     def _check_known(self, hit: Hit) -> None:
         """A partition names the worker as the frontend does: by its pod, unless found by DNS."""
         for side in (hit.target, hit.peer):
@@ -128,48 +151,32 @@ class KubernetesBackend:
                 )
 
     async def inject(self, hit: Hit, ttl_s: float) -> None:
-        if hit.fault.action != "kill":
-            await self._in_band.inject(hit, ttl_s)
-            return
-        known = {pod.uid for pod in await self._pods.list()} if ttl_s else set()
-        pod = self._by_name[hit.target.name]
-        await self._remove(hit, pod)
-        if ttl_s:
-            # In this process: who is dead kills no more.
-            self._killers[hit.id] = asyncio.create_task(self._again(hit, pod, known, ttl_s))
+        match hit.fault.action:
+            case _ if by_mesh(hit.fault):
+                await self._mesh.inject(hit, ttl_s)
+            case "kill":
+                await self._removal.kill(hit, self._by_name[hit.target.name], ttl_s)
+            case "drain":
+                if hit.id not in self._covered:
+                    await self._removal.drain(hit, ttl_s)
+            case _:
+                await self._in_band.inject(hit, ttl_s)
 
     async def end(self, hit: Hit) -> None:
-        if hit.fault.action != "kill":
+        if by_mesh(hit.fault):
+            await self._mesh.end(hit)
+        elif hit.fault.action in REMOVALS:
+            await self._removal.end(hit)
+        else:
             await self._in_band.clear(hit)
-            return
-        killer = self._killers.pop(hit.id, None)
-        if killer is not None:
-            killer.cancel()
-            await asyncio.gather(killer, return_exceptions=True)
+
+    async def announce(self, hit: Hit, ttl_s: float) -> None:
+        """To every frontend that was there when the targets were chosen: each has watchers."""
+        await self._in_band.announce(self._frontends, hit, ttl_s)
 
     async def close(self) -> None:
-        for killer in self._killers.values():
-            killer.cancel()
-        await asyncio.gather(*self._killers.values(), return_exceptions=True)
+        await self._removal.close()
         await self._doors.close()
-
-    async def _again(self, hit: Hit, killed: Pod, known: Collection[str], ttl_s: float) -> None:
-        """Kill what replaces it, too, until the time is up."""
-        end_s = asyncio.get_running_loop().time() + ttl_s
-        gone = {*known, killed.uid}
-        while asyncio.get_running_loop().time() < end_s:
-            try:
-                for pod in await self._pods.list():
-                    if pod.uid not in gone and killed.owner and pod.owner == killed.owner:
-                        gone.add(pod.uid)
-                        await self._remove(hit, pod)
-            except ProaError:  # the API server may be away for a moment
-                pass
-            await asyncio.sleep(AGAIN_S)
-
-    async def _remove(self, hit: Hit, pod: Pod) -> None:
-        evict = hit.fault.parameters.how == "evict"
-        await (self._pods.evict(pod) if evict else self._pods.delete(pod))
 
     async def _status(self, model: str) -> frontend_pb2.ModelStatus:
         for found in (await self._doors.report(self.address)).models:

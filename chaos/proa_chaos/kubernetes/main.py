@@ -37,7 +37,10 @@ from proa_chaos.journal import journal
 from proa_chaos.kubernetes.announce import Announcer
 from proa_chaos.kubernetes.backend import KubernetesBackend
 from proa_chaos.kubernetes.doors import Doors, client_tls
+from proa_chaos.kubernetes.mesh import Mesh
+from proa_chaos.kubernetes.nodes import Nodes
 from proa_chaos.kubernetes.pods import Pods
+from proa_chaos.kubernetes.removal import Removal
 from proa_chaos.kubernetes.settings import ChaosSettings
 from proa_chaos.options import Options, adapted, chosen_model
 from proa_chaos.report import write_report
@@ -56,6 +59,8 @@ def main() -> int:
     """Run it as the environment says."""
     logs.setup("chaos")
     try:
+        env = os.environ
+        logs.setup("chaos", env.get("PROA_LOG_LEVEL", "INFO"), env.get("PROA_LOG_FORMAT", "text"))
         settings = from_env(ChaosSettings, os.environ)
         experiment = load_experiment(settings.file)
         result = asyncio.run(run_in_cluster(experiment, settings, load_api(os.environ)))
@@ -88,18 +93,26 @@ async def run_in_cluster(
     namespace = settings.namespace or access.namespace
     token = _token(settings.token_file)
     tls = client_tls(settings.client_tls_dir, settings.address)
-    async with Connection(access) as connection, _alone(settings, access, namespace, times):
+    async with Connection(access) as connection, _alone(settings, access, namespace, times) as lost:
         announcer = Announcer(connection, namespace, settings.job, settings.pod)
+        prefix = f"chaos-{secrets.token_hex(4)}"
+        pods, nodes = Pods(connection, namespace, settings.instance), Nodes(connection, prefix)
+        mesh = Mesh(connection, namespace, prefix)
         backend = KubernetesBackend(
-            Pods(connection, namespace, settings.instance),
+            pods,
             Doors(settings.tls_dir, tls, token),
             settings.address,
-            prefix=f"chaos-{secrets.token_hex(4)}",
+            removal=Removal(pods, nodes),
+            mesh=mesh,
+            prefix=prefix,
             seed=settings.seed,
             token=token,
             parallel=settings.parallel,
         )
         await announcer.begin(experiment.name, settings.seed)
+        mesh.owner = announcer.owner
+        if settings.nodes:
+            await _sweep(nodes)
         try:
             model = chosen_model(experiment, await backend.models())
             backend.code = _code(settings.specs, model)
@@ -113,7 +126,7 @@ async def run_in_cluster(
                 token=token,
                 tell=_tell,
             )
-            result = await until_signal(runner)
+            result = await until_signal(runner, lost=lost, why=_lost(settings))
         except ProaError as exc:
             await announcer.refused(experiment.name, str(exc))
             raise
@@ -123,29 +136,54 @@ async def run_in_cluster(
         return result
 
 
+async def _sweep(nodes: Nodes) -> None:
+    """Lift the cordons that dead runs left. What cannot be lifted is a line of the log."""
+    try:
+        await nodes.sweep()
+    except ProaError as exc:
+        log.warning("cordons of runs that died are not looked for: %s", exc)
+
+
 @contextlib.asynccontextmanager
 async def _alone(
     settings: ChaosSettings, access: ApiAccess, namespace: str, times: LeaseTimes
-) -> AsyncIterator[None]:
-    """Hold the Lease that lets one experiment at a time into a release."""
+) -> AsyncIterator[asyncio.Event | None]:
+    """Hold the Lease that lets one experiment at a time into a release. The event is set when it
+    is lost."""
     if settings.parallel:
-        yield
+        yield None
         return
     holder = settings.pod or f"chaos-{secrets.token_hex(4)}"
-    name = f"{settings.instance}-chaos"
     lease = Lease(
-        access, name=name, holder=holder, namespace=namespace, on_error=log.warning, times=times
+        access,
+        name=_lease(settings),
+        holder=holder,
+        namespace=namespace,
+        on_error=log.warning,
+        times=times,
     )
     acquire_s = times.duration_s + 3 * times.poll_s
     async with contextlib.AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(lease.held(acquire_s))
+            lost = await stack.enter_async_context(lease.held(acquire_s))
         except DeadlinePassed as exc:
             raise Unavailable(
                 f"another experiment runs ({exc}); wait for its end, or run both:"
                 " PROA_CHAOS_PARALLEL=true"
             ) from exc
-        yield
+        yield lost
+
+
+def _lease(settings: ChaosSettings) -> str:
+    return f"{settings.instance}-chaos"
+
+
+def _lost(settings: ChaosSettings) -> str:
+    """What is said of a run whose Lease went to somebody else, or could not be renewed."""
+    return (
+        f"the Lease {_lease(settings)} was lost (another holder, or no renewal in time): another"
+        " experiment may run now"
+    )
 
 
 def _tell(event: Event) -> None:

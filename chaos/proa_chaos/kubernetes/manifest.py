@@ -9,6 +9,7 @@ from typing import Any
 from proa import __version__
 from proa.errors import InvalidRequest
 from proa_chaos.experiment import Experiment, Workload
+from proa_chaos.kubernetes.mesh import GROUP, by_mesh, resource
 from proa_chaos.runner import READY_S_MAX, SLACK_S
 
 Object = dict[str, Any]
@@ -62,6 +63,7 @@ def manifest(experiment: Experiment, text: str, place: Place) -> list[Object]:
             f"the Job's name would be {name!r}: at most {NAME_CHARS_MAX} of a-z, 0-9 and `-`"
         )
     meta = {"name": name, "namespace": place.namespace, "labels": _labels(place)}
+    cluster = _cluster_objects(experiment, place, name)
     account = {"kind": "ServiceAccount", "name": name, "namespace": place.namespace}
     return [
         {
@@ -83,6 +85,7 @@ def manifest(experiment: Experiment, text: str, place: Place) -> list[Object]:
             "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": name},
             "subjects": [account],
         },
+        *cluster,
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {FILE: text}},
         {
             "apiVersion": "batch/v1",
@@ -93,13 +96,37 @@ def manifest(experiment: Experiment, text: str, place: Place) -> list[Object]:
     ]
 
 
+def cordons(experiment: Experiment) -> bool:
+    """Whether it needs rights on the nodes of the cluster."""
+    return any(fault.parameters.cordon for fault in experiment.faults)
+
+
+def _cluster_objects(experiment: Experiment, place: Place, name: str) -> list[Object]:
+    """What goes beyond the namespace: nothing, unless it cordons."""
+    if not cordons(experiment):
+        return []
+    meta = {"name": f"{place.namespace}-{name}", "labels": _labels(place)}
+    account = {"kind": "ServiceAccount", "name": name, "namespace": place.namespace}
+    role = {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": meta}
+    binding = {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRoleBinding", "metadata": meta}
+    ref = {"apiGroup": RBAC, "kind": "ClusterRole", "name": meta["name"]}
+    return [
+        role | {"rules": [_rule("", "nodes", ["get", "list", "patch"])]},
+        binding | {"roleRef": ref, "subjects": [account]},
+    ]
+
+
 def rules(experiment: Experiment, release: str, job: str) -> list[Object]:
     """What the Job's Role grants: of pods, only to delete or evict them if the experiment does."""
-    kills = {f.parameters.how for f in experiment.faults if f.action == "kill"}
+    ours = [fault for fault in experiment.faults if not by_mesh(fault)]
+    kills = {fault.parameters.how for fault in ours if fault.action == "kill"}
+    kills |= {"evict" for fault in ours if fault.action == "drain"}
     verbs = ["list", "delete"] if kills - {"evict"} else ["list"]
     found = [_rule("", "pods", verbs)]
     if "evict" in kills:
         found.append(_rule("", "pods/eviction", ["create"]))
+    kinds = {resource(fault) for fault in experiment.faults if by_mesh(fault)}
+    found += [_rule(GROUP, kind, ["create", "get", "delete"]) for kind in sorted(kinds)]
     return [
         *found,
         _rule("", "events", ["create"]),
@@ -138,11 +165,14 @@ def _job(experiment: Experiment, place: Place, name: str) -> Object:
         "backoffLimit": 0,
         "activeDeadlineSeconds": deadline_s(experiment.workload),
         "ttlSecondsAfterFinished": KEPT_S,
-        "template": {"metadata": {"labels": _labels(place)}, "spec": _pod(place, name)},
+        "template": {
+            "metadata": {"labels": _labels(place)},
+            "spec": _pod(place, name, {"PROA_CHAOS_NODES": str(cordons(experiment)).lower()}),
+        },
     }
 
 
-def _pod(place: Place, name: str) -> Object:
+def _pod(place: Place, name: str, env: dict[str, str]) -> Object:
     mounts: list[Object] = [
         {"name": "experiment", "mountPath": FOLDER, "readOnly": True},
         {"name": "models", "mountPath": "/etc/proa/models", "readOnly": True},
@@ -174,7 +204,7 @@ def _pod(place: Place, name: str) -> Object:
                 "name": "chaos",
                 "image": place.image,
                 "args": ["chaos"],
-                "env": _env(place, name),
+                "env": _env(place, name, env),
                 "resources": {
                     "requests": {"cpu": "250m", "memory": "256Mi"},
                     "limits": {"memory": "1Gi"},
@@ -201,7 +231,7 @@ def _secrets(place: Place) -> dict[str, str]:
     return {kind: secret for kind, secret in given.items() if secret}
 
 
-def _env(place: Place, name: str) -> list[Object]:
+def _env(place: Place, name: str, more: dict[str, str]) -> list[Object]:
     values = {
         "HOME": "/tmp",  # noqa: S108 - of the pod
         "PROA_CHAOS_FILE": f"{FOLDER}/{FILE}",
@@ -212,6 +242,7 @@ def _env(place: Place, name: str) -> list[Object]:
         "PROA_CHAOS_JOB": name,
         "PROA_CHAOS_SEED": str(place.seed),
         "PROA_CHAOS_FORCE": str(place.force).lower(),
+        **more,
     }
     secrets = {
         "token": ("PROA_CHAOS_TOKEN_FILE", "/etc/proa/token/token"),

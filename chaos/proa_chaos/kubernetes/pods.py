@@ -15,6 +15,7 @@ from proa.errors import BadAnswer, InvalidRequest
 INSTANCE_LABEL = "app.kubernetes.io/instance"
 PODS_MAX = 4096
 GONE, CONFLICT = 404, 409
+LEAVING = "is leaving"
 
 Json = Mapping[str, Any]
 
@@ -30,6 +31,10 @@ class Pod:
     address: str
     labels: Mapping[str, str]
     waits: str
+
+    @property
+    def leaving(self) -> bool:
+        return self.waits == LEAVING
 
     @property
     def pool(self) -> tuple[str, str]:
@@ -113,7 +118,7 @@ def read_pod(item: Any) -> Pod:
 
 def _waits(meta: Json, status: Json) -> str:
     if meta.get("deletionTimestamp"):
-        return "is leaving"
+        return LEAVING
     conditions = [_part(one, "") for one in _list(status, "conditions")]
     ready = next((one for one in conditions if one.get("type") == "Ready"), {})
     if ready.get("status") == "True":

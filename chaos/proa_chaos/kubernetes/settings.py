@@ -50,6 +50,11 @@ class ChaosSettings:
     parallel: bool = setting(
         False, env="PROA_CHAOS_PARALLEL", why="although another experiment may be running"
     )
+    nodes: bool = setting(
+        False,
+        env="PROA_CHAOS_NODES",
+        why="we may cordon nodes, so lift cordons that dead runs left",
+    )
     token_file: Path | None = setting(
         None,
         env="PROA_CHAOS_TOKEN_FILE",

@@ -15,12 +15,13 @@ from proa.local.run_file import Run, RunningProcess, read_run
 from proa.local.session import start_ticks
 from proa.rpc import FRONTEND, Channels
 from proa.worker.manifest import PACKAGE_FILE, Package
-from proa_chaos.blast import Pool
+from proa_chaos.blast import Pool, worker_pool
+from proa_chaos.experiment import PROA
 from proa_chaos.inband import InBand, acting, check
 from proa_chaos.local.helper import Helper
 from proa_chaos.local.keeper import now_s
 from proa_chaos.plan import Hit
-from proa_chaos.selection import MODEL, ROLE, Target
+from proa_chaos.selection import MODEL, PARITY_ROLE, ROLE, Target
 
 MESSAGE_BYTES_MAX = 64 << 20
 CALL_S_MAX = 5.0
@@ -51,6 +52,7 @@ class LocalBackend:
         self._helpers: dict[str, Helper] = {}
         self._covered: set[str] = set()
         self.address = self._run().address
+        self._frontend = Target("frontend", "frontend", self.address, labels={ROLE: FRONTEND})
 
     def models(self) -> tuple[str, ...]:
         """The models that are served."""
@@ -62,7 +64,7 @@ class LocalBackend:
         found = []
         for worker in status.workers:
             process = processes.get(worker.name)
-            role = "parity-worker" if list(worker.roles) == ["parity"] else "worker"
+            role = PARITY_ROLE if list(worker.roles) == ["parity"] else "worker"
             if process is not None:
                 found.append(_target(process, role, worker.domain, {MODEL: model}))
         others = [p for name, p in processes.items() if not name.startswith("worker-")]
@@ -76,7 +78,7 @@ class LocalBackend:
         k, r = self._code(model)
         workers = tuple(t for t in targets if t.labels.get(MODEL) == model)
         down = {w.name for w in status.workers if w.state != "up"}
-        pools = [Pool(f"the workers of {model!r}", workers, frozenset(ready - down), r, k + r)]
+        pools = [worker_pool(model, workers, frozenset(ready - down), k, r)]
         for role, least in (("encoder", 0), ("decoder", 0), ("frontend", 1)):
             members = tuple(t for t in targets if t.role == role)
             if members:
@@ -97,6 +99,8 @@ class LocalBackend:
         orders: dict[str, Mapping[str, Any]] = {}
         hogs: set[tuple[str, float]] = set()
         for hit in hits:
+            if hit.fault.backend != PROA:
+                raise NotSupported(f"{hit.text}: backend {hit.fault.backend} is for clusters")
             order = self._order(hit)
             if order is None:
                 check(hit)
@@ -133,6 +137,9 @@ class LocalBackend:
             return
         await helper.end()
 
+    async def announce(self, hit: Hit, ttl_s: float) -> None:
+        await self._in_band.announce([self._frontend], hit, ttl_s)
+
     async def close(self) -> None:
         for helper in self._helpers.values():
             helper.let_go()
@@ -146,6 +153,8 @@ class LocalBackend:
                 raise NotSupported(f"{hit.text}: eviction is for clusters")
             case "kill":
                 return {"deed": "kill", "run_dir": str(self._run_dir), "name": hit.target.name}
+            case "drain":
+                return {"deed": "drain", "run_dir": str(self._run_dir), "name": hit.target.name}
             case "cpu-hog":
                 return {"deed": "hog", "workers": parameters.workers, "load": parameters.load}
             case "pause" if parameters.how == "process":

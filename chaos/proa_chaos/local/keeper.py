@@ -23,6 +23,7 @@ from proa.local.run_file import read_run
 from proa.local.session import Family, start_ticks
 
 TTL_S_MAX = 600.0
+GRACE_S = 30.0  # of a process that is drained, as of a pod
 _LOOK_S = 0.05
 _SLICE_S = 0.05
 GO = "go"
@@ -65,14 +66,40 @@ class Kill:
         self.look()
 
     def look(self) -> None:
-        with contextlib.suppress(Unavailable):  # `proa up` itself has gone
-            pids = {p.name: p.pid for p in read_run(self._run_dir).processes}
-            pid = pids.get(self._name)
-            if pid is not None:
-                Family(pid).signal(signal.SIGKILL)
+        pid = pid_of(self._run_dir, self._name)
+        if pid is not None:
+            Family(pid).signal(signal.SIGKILL)
 
     def end(self) -> None:
         """Its supervisor starts it."""
+
+
+class Drain:
+    """SIGTERM to a process of `proa up`, as an eviction: it ends in its own time, and what its
+    supervisor starts in its place is killed until the end."""
+
+    def __init__(self, run_dir: str, name: str) -> None:
+        self._run_dir, self._name = Path(run_dir), name
+        self._leaving: int | None = None
+        self._grace_end_s = 0.0
+
+    def begin(self, _end_s: float) -> None:
+        self._leaving = self._pid()
+        self._grace_end_s = now_s() + GRACE_S
+        if self._leaving is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._leaving, signal.SIGTERM)
+
+    def look(self) -> None:
+        pid = self._pid()
+        if pid is not None and (pid != self._leaving or now_s() > self._grace_end_s):
+            Family(pid).signal(signal.SIGKILL)
+
+    def end(self) -> None:
+        """Its supervisor starts it."""
+
+    def _pid(self) -> int | None:
+        return pid_of(self._run_dir, self._name)
 
 
 class Hog:
@@ -103,6 +130,13 @@ class Hog:
             os.waitpid(pid, 0)
 
 
+def pid_of(run_dir: Path, name: str) -> int | None:
+    """Of a process of `proa up`; None: it is down, or `proa up` itself has gone."""
+    with contextlib.suppress(Unavailable):
+        return next((p.pid for p in read_run(run_dir).processes if p.name == name), None)
+    return None
+
+
 def burn(end_s: float, parent: int, load: int) -> None:
     """Use `load` percent of a CPU until `end_s`, or until `parent` is gone."""
     while now_s() < end_s and os.getppid() == parent:
@@ -119,7 +153,7 @@ def now_s() -> float:
 
 def make(order: Mapping[str, Any]) -> Deed:
     """The deed of an order: its `deed`, and the arguments of that."""
-    deeds: dict[str, Callable[..., Deed]] = {"stop": Stop, "kill": Kill, "hog": Hog}
+    deeds: dict[str, Callable[..., Deed]] = {"stop": Stop, "kill": Kill, "drain": Drain, "hog": Hog}
     arguments = {key: value for key, value in order.items() if key != "deed"}
     return deeds[order["deed"]](**arguments)
 

@@ -50,7 +50,8 @@ class ApiError(Unavailable):
 @dataclass(frozen=True)
 class Call:
     """What is asked of the API: `verb` as RBAC names it, a patch is a merge patch. `group`: empty
-    for core. `resource`: as RBAC names it too, so with a subresource, `pods/eviction`."""
+    for core. `resource`: as RBAC names it too, so with a subresource, `pods/eviction`; empty: what
+    the group has. `namespace`: empty for what is of the cluster, such as nodes."""
 
     verb: str
     group: str
@@ -59,12 +60,16 @@ class Call:
     name: str = ""
     query: Mapping[str, str] | None = None
     body: Mapping[str, Any] | None = None
+    version: str = "v1"
 
     @property
     def path(self) -> str:
         resource, _, sub = self.resource.partition("/")
-        group = f"/apis/{self.group}/v1" if self.group else "/api/v1"
-        base = f"{group}/namespaces/{quote(self.namespace, safe='')}/{resource}"
+        base = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        if self.namespace:
+            base += f"/namespaces/{quote(self.namespace, safe='')}"
+        if resource:
+            base += f"/{resource}"
         named = f"{base}/{quote(self.name, safe='')}" if self.name else base
         return f"{named}/{sub}" if sub else named
 
@@ -202,11 +207,13 @@ def parse(text: bytes) -> Mapping[str, Any]:
 def explain(call: Call, code: int, message: str, *, server: str, who: str) -> str:
     """What a refusal means, with what to change where that is known."""
     group = call.group or "core"
-    what = f"{call.verb} {call.resource} (API group {group}) in namespace {call.namespace}"
+    where = f"in namespace {call.namespace}" if call.namespace else "of the cluster"
+    role = "Role" if call.namespace else "ClusterRole"
+    what = f"{call.verb} {call.resource} (API group {group}) {where}"
     if code == 403:
         found = _USER.search(message)
         user = found[1] if found else who
-        return f"{user} may not {what}: a Role must grant it (the API server {server} says 403)"
+        return f"{user} may not {what}: a {role} must grant it (the API server {server} says 403)"
     if code == 401:
         return f"the API server {server} does not accept the token of {who} (401)"
     return f"the API server {server} refused to {what}: {code} {' '.join(message.split())[:300]}"
