@@ -16,7 +16,7 @@ from proa import __version__
 from proa.cli.main import build_parser, main
 from proa.local.ports import HOST
 
-VERBS = {"chaos", "doctor", "train", "eval", "pack", "up", "status", "infer", "demo"}
+VERBS = {"chaos", "doctor", "train", "eval", "pack", "up", "status", "infer", "trace", "demo"}
 SPEC = """\
 apiVersion: proa.dev/v1alpha1
 kind: CodedModel
