@@ -32,7 +32,7 @@ TORCH_PIN := $(shell sed -n '/^torch==/p' constraints.txt)
 GENERATED := proa/api/v1
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 
-.PHONY: help demo test test-long e2e check proto docs install images push results-demo results-overhead clean
+.PHONY: help demo test test-long e2e check proto docs install images push results-demo results-overhead results-telemetry results-console clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -92,6 +92,12 @@ results-demo: $(RUNTIME) ## measure the demo; numbers and picture into docs/resu
 results-overhead: $(RUNTIME) ## measure what the frontend adds to a request, into docs/results
 	mkdir -p docs/results
 	$(BIN)/python benchmarks/overhead.py out/demo/digits.yaml | tee docs/results/overhead.json
+
+results-telemetry: $(RUNTIME) ## measure what traces cost, into docs/results
+	$(BIN)/python benchmarks/telemetry.py out/demo/digits.yaml | tee docs/results/telemetry.json
+
+results-console: $(DEV) ## take the pictures of the console anew, into docs/results (6 minutes)
+	$(BIN)/python benchmarks/console_screenshot.py out/demo/digits.yaml docs/results
 
 clean: ## delete what builds, tests and demos left; .venv stays
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -75,6 +75,8 @@ def network_policy() -> Schema:
             "dnsTo": OBJECTS,
             "apiServerTo": OBJECTS,
             "apiServerPorts": PORTS,
+            "collectorTo": OBJECTS,
+            "collectorPorts": PORTS,
             "fetchTo": OBJECTS,
             "fetchPorts": PORTS,
         }
@@ -104,6 +106,21 @@ def monitoring() -> Schema:
     )
 
 
+def tracing() -> Schema:
+    """Where spans go. Credentials belong into headers: a URL is logged."""
+    url: Schema = {**HTTP_URL, "pattern": "^https?://[^\\s@?#]+$"}
+    return closed(
+        {
+            "endpoint": {"anyOf": [{"const": ""}, url]},
+            "protocol": choice("http/protobuf", "grpc"),
+            "workerEndpoint": {"anyOf": [{"const": ""}, url]},
+            "sample": number(0, 1, "number"),
+            "slowMs": number(0, 3_600_000, "number"),
+            "headers": closed({"existingSecret": NAME, "key": KEY}),
+        }
+    )
+
+
 def extras_schema() -> dict[str, Schema]:
     """Draft-07 schema of each section, by its key."""
     secret = closed({"existingSecret": NAME, "key": KEY})
@@ -114,5 +131,6 @@ def extras_schema() -> dict[str, Schema]:
         "podDisruptionBudget": closed({"enabled": FLAG}),
         "networkPolicy": network_policy(),
         "monitoring": monitoring(),
+        "tracing": tracing(),
         "tests": closed({"enabled": FLAG, "token": secret}),
     }

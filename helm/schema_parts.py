@@ -55,6 +55,7 @@ NOT_OFFERED = frozenset(
         "THREADS",
         "TLS_DIR",
         "TOKENS",
+        "TRACE_URL",
         "TRITON",
         "WORKERS",
     )
@@ -355,6 +356,7 @@ def chart_keys() -> dict[str, Schema]:
         "rbac": closed({"create": FLAG}),
         "podSecurity": closed({"podContext": OBJECT, "containerContext": OBJECT}),
         "logLevel": choice("DEBUG", "INFO", "WARNING", "ERROR"),
+        "logFormat": choice("text", "json"),
         "priorityClassName": NAME,
         "apiVersions": {"type": "array", "items": TEXT, "maxItems": 100},
         "extraObjects": {"type": "array", "items": {"type": ["object", "string"]}, "maxItems": 100},
@@ -373,6 +375,8 @@ def chaos() -> Schema:
     return closed(
         {
             "enabled": FLAG,
+            "nodes": FLAG,
+            "chaosMesh": FLAG,
             "experiments": {"type": "array", "items": experiment, "maxItems": 100},
             "token": closed({"existingSecret": NAME, "key": TEXT}),
         }

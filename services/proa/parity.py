@@ -18,6 +18,7 @@ from proa import wire
 from proa.codes import Code
 from proa.errors import BadAnswer, WrongGroup
 from proa.rpc import peer_errors
+from proa.telemetry import TraceContext, to_metadata
 
 Tensors = Mapping[str, NDArray[Any]]
 T = TypeVar("T")
@@ -49,11 +50,18 @@ class ParityRunner:
         outputs: Sequence[str],
         worker: str,
         timeout_s: float,
+        trace: TraceContext | None = None,
     ) -> Floats:
         """The parity prediction of `row`: `encode_members`, then `run`."""
         query = await off_loop(bytes_of(members), encode_members, code, members, row)
         return await self.run(
-            model=model, row=row, query=query, outputs=outputs, worker=worker, timeout_s=timeout_s
+            model=model,
+            row=row,
+            query=query,
+            outputs=outputs,
+            worker=worker,
+            timeout_s=timeout_s,
+            trace=trace,
         )
 
     async def run(
@@ -65,12 +73,14 @@ class ParityRunner:
         outputs: Sequence[str],
         worker: str,
         timeout_s: float,
+        trace: TraceContext | None = None,
     ) -> Floats:
         """Call program `parity.<row>` of `model` on `worker` (host:port).
 
-        query: the encoded inputs by name, fp32 [b, ...]. Returns the outputs by name, finite fp32
-        [b, ...]. Errors: what the worker says; Unavailable, DeadlinePassed; BadAnswer (an output is
-        missing, not FP32, of another batch size, NaN or Inf).
+        query: the encoded inputs by name, fp32 [b, ...]; trace: the span that the worker's belong
+        to. Returns the outputs by name, finite fp32 [b, ...]. Errors: what the worker says;
+        Unavailable, DeadlinePassed; BadAnswer (an output is missing, not FP32, of another batch
+        size, NaN or Inf).
         """
         request = wire.write_request(
             model,
@@ -84,7 +94,7 @@ class ParityRunner:
             response_deserializer=service_pb2.ModelInferResponse.FromString,
         )
         async with peer_errors(f"worker {worker}"):
-            response = await call(request, timeout=timeout_s)
+            response = await call(request, timeout=timeout_s, metadata=to_metadata(trace))
         if response is None:  # what grpc makes of bytes that are no such message
             raise BadAnswer(f"worker {worker}: the answer is not a ModelInferResponse")
         batch = {array.shape[:1] for array in query.values()}

@@ -159,6 +159,9 @@ OTHERS: dict[str, Any] = {
     "clientsFrom": [],
     "prometheusFrom": [],
     "experiments": [{"name": "one", "file": "x"}],
+    "tracing.endpoint": "http://other.example:4318",
+    "workerEndpoint": "http://other.example:4318",
+    "sample": 0.5,
 }
 NAMES = {"frontend": "f", "encoder": "e", "decoder": "d", "worker": "w", "client": "c"}
 # What a value may need beside it to show.
@@ -183,6 +186,16 @@ BASES: list[Values] = [
                 "enabled": True,
                 "experiments": [{"name": "x", "file": "x"}],
                 "token": {"existingSecret": "x"},
+            }
+        },
+    ),
+    over(
+        profile("default"),
+        {
+            "tracing": {
+                "endpoint": "http://t",
+                "workerEndpoint": "http://t",
+                "headers": {"existingSecret": "x"},
             }
         },
     ),

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from tritonclient.grpc import service_pb2
 
 from fakes.cluster import Load, cluster, request, until
+from fakes.collector import dead_endpoint
 from fakes.triton_fake import FakeTriton
 from proa import rpc
 from proa.api.v1 import frontend_pb2, frontend_pb2_grpc
@@ -130,12 +131,14 @@ def documented():
     return {n for n in names if not re.match(r"proa_(worker|encoder|decoder)_", n)}
 
 
-async def test_every_documented_metric_is_exported(tmp_path):
+async def test_every_documented_metric_is_exported(tmp_path, monkeypatch):
     text = "policy: auto, qualitySample: 1, groupMsMax: 1"
-    async with cluster(tmp_path, text, workers=3) as served:
-        async with Load(served.address) as load:
-            await load.more(10)
-        _, page = await served.page("/metrics")
+    with dead_endpoint() as endpoint:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        async with cluster(tmp_path, text, workers=3) as served:
+            async with Load(served.address) as load:
+                await load.more(10)
+            _, page = await served.page("/metrics")
     exported = set(re.findall(r"^# TYPE (proa_\w+) ", page, re.MULTILINE))
     assert documented()
     assert documented() - exported == set()

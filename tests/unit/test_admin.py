@@ -88,16 +88,33 @@ def test_start_and_stop_may_be_repeated(admin):
     admin.stop()
 
 
-def test_connections_have_a_limit(admin):
-    """More are hung up on; once some end, there is room again."""
+def test_connections_have_a_limit_and_the_oldest_gives_way(admin):
+    """Who holds many and says nothing does not keep the kubelet out."""
     target = ("127.0.0.1", admin.port)
     admin.set_ready(True)
     with contextlib.ExitStack() as stack:
-        for _ in range(CONNECTIONS_MAX):
-            stack.enter_context(socket.create_connection(target, 5))
-        with socket.create_connection(target, 5) as one_more:
-            assert one_more.recv(1) == b""
+        idle = [
+            stack.enter_context(socket.create_connection(target, 5)) for _ in range(CONNECTIONS_MAX)
+        ]
+        eventually_sync(lambda: len(admin._server._open) == CONNECTIONS_MAX)
+        assert get(admin, "/readyz") == (200, "ok\n")
+        assert idle[0].recv(1) == b""
+        idle[1].sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+        assert idle[1].recv(12) == b"HTTP/1.0 200"
     eventually_sync(lambda: reachable(admin))
+
+
+def test_a_page_that_fails_is_an_error_and_no_end(clock):
+    def broken(_request):
+        raise KeyError("x")
+
+    admin = Admin(0, CollectorRegistry(), "127.0.0.1", now=clock, pages=broken)
+    admin.start()
+    try:
+        assert get(admin, "/any") == (500, "500 Internal Server Error\n")
+        assert get(admin, "/livez") == (200, "ok\n")
+    finally:
+        admin.stop()
 
 
 def reachable(admin):

@@ -49,8 +49,32 @@ annotations:
 {{- define "proa.commonEnv" -}}
 - name: PROA_LOG_LEVEL
   value: {{ .Values.logLevel }}
+- name: PROA_LOG_FORMAT
+  value: {{ .Values.logFormat }}
 - name: HOME
   value: /tmp
+{{- end -}}
+
+{{/* Of what serves: where its spans go, and as whose. Begins with a line break, or is empty. */}}
+{{- define "proa.tracingEnv" -}}
+{{- with .Values.tracing }}
+{{- if .endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ .endpoint | quote }}
+- name: OTEL_EXPORTER_OTLP_PROTOCOL
+  value: {{ .protocol }}
+{{- if .headers.existingSecret }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom:
+    secretKeyRef: {name: {{ .headers.existingSecret | quote }}, key: {{ .headers.key | quote }}}
+{{- end }}
+- name: K8S_POD_NAME
+  valueFrom:
+    fieldRef: {fieldPath: metadata.name}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: {{ printf "service.namespace=%s,k8s.namespace.name=%s,k8s.pod.name=$(K8S_POD_NAME)" (include "proa.fullname" $) $.Release.Namespace | quote }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* A number, truth or text as a quoted text; 1000000 stays 1000000. */}}

@@ -55,6 +55,13 @@ spec:
 - name: PROA_FRONTEND_DNS_SUFFIX
   value: {{ printf ".%s.svc.%s" .Release.Namespace .Values.discovery.clusterDomain }}
 {{- end }}
+{{- include "proa.tracingEnv" . }}
+{{- if .Values.tracing.endpoint }}
+- name: PROA_TRACE_SAMPLE
+  value: {{ include "proa.text" .Values.tracing.sample }}
+- name: PROA_TRACE_SLOW_MS
+  value: {{ include "proa.text" .Values.tracing.slowMs }}
+{{- end }}
 - name: PROA_FRONTEND_READY_WHEN
   value: {{ .Values.frontend.readyWhen }}
 - name: PROA_FRONTEND_DRAIN_S
@@ -117,6 +124,9 @@ spec:
           args: [{{ .role }}]
           env:
             {{- include "proa.commonEnv" $root | nindent 12 }}
+            {{- with include "proa.tracingEnv" $root }}
+            {{- . | trim | nindent 12 }}
+            {{- end }}
             - name: {{ $prefix }}_DRAIN_S
               value: {{ include "proa.text" $component.drainSeconds }}
             {{- if $root.Values.chaos.enabled }}

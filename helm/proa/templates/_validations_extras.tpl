@@ -4,6 +4,15 @@
 {{- include "proa.validateTls" . -}}
 {{- include "proa.validateScaling" . -}}
 {{- include "proa.validateChaos" . -}}
+{{- include "proa.validateTracing" . -}}
+{{- end -}}
+
+{{- define "proa.validateTracing" -}}
+{{- with .Values.tracing -}}
+{{- if and .endpoint (eq .protocol "grpc") (not .workerEndpoint) -}}
+{{- fail "tracing.workerEndpoint: with protocol grpc, name the collector's address for OTLP over HTTP too, as in http://otel-collector.observability:4318: Triton speaks no gRPC to it" -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "proa.validateChaos" -}}

@@ -167,6 +167,13 @@ maxUnavailable: {{ .pool.rollingUpdate.maxUnavailable }}
 {{- define "proa.workerEnv" -}}
 {{- $pool := .pool -}}
 {{ include "proa.commonEnv" .root }}
+{{- include "proa.tracingEnv" .root }}
+{{- with .root.Values.tracing }}
+{{- if and .endpoint .workerEndpoint }}
+- name: PROA_WORKER_TRACE_URL
+  value: {{ .workerEndpoint | quote }}
+{{- end }}
+{{- end }}
 - name: PROA_WORKER_REPOSITORY
   value: /repository
 - name: PROA_WORKER_SCRATCH

@@ -119,6 +119,9 @@ def _render(run: Run | None, report: Mapping[str, Any]) -> RenderableType:
 
     parts: list[RenderableType] = [_models_table(report["models"]), *_reasons(report["models"])]
     parts += [_workers_table(model) for model in report["models"]]
+    faults = _active_faults(report)
+    if faults:
+        parts.append(_faults_table(faults, int(report["unix_ms"])))
     if run is not None:
         parts.append(_processes_table(run))
     return Group(*parts)
@@ -192,6 +195,30 @@ def _workers_table(model: Mapping[str, Any]) -> Table:
             f"{worker['latency_ms']:.1f}",
             str(worker["answered"]),
             str(worker["errors"]),
+        )
+    return table
+
+
+def _active_faults(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those that act now."""
+    now_ms = int(report["unix_ms"])
+    return [one for one in report["faults"] if int(one["end_unix_ms"]) > now_ms]
+
+
+def _faults_table(faults: list[Mapping[str, Any]], now_ms: int) -> Table:
+    from rich.text import Text
+
+    table = _table("faults that act now", "fault", "action", "target", "for s", "left s")
+    for fault in faults:
+        since_ms = now_ms - int(fault["begin_unix_ms"])
+        left_ms = int(fault["end_unix_ms"]) - now_ms
+        table.add_row(
+            # Text, not markup: whoever announces a fault names it.
+            Text(fault["id"]),
+            Text(fault["action"], style="red"),
+            Text(fault["target"]),
+            f"{since_ms / 1000:.0f}",
+            f"{left_ms / 1000:.0f}",
         )
     return table
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from proa.cli.common import OK, Verbs, add_run_dir, add_verb, emit, integer, say
 from proa.local.topology import WORKERS_MAX, Options, Topology
+
+COLLECTOR = "127.0.0.1:4318"  # where `proa trace` listens
+_ADDRESS = re.compile(r"([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
 
 def register(verbs: Verbs) -> None:
@@ -39,6 +44,15 @@ def register(verbs: Verbs) -> None:
         "--service-ms", type=float, default=0.0, metavar="MS",
         help="every computation holds its worker at least so long: stands for a GPU",
     )  # fmt: skip
+    parser.add_argument(
+        "--trace", type=_collector, nargs="?", const=COLLECTOR, metavar="HOST:PORT",
+        help=f"send traces there, OTLP over HTTP (without a value: {COLLECTOR}, where `proa trace`"
+        " listens)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trace-sample", type=_share, metavar="SHARE",
+        help="share of the requests that are traced, 0 to 1 (default: with --trace, all)",
+    )  # fmt: skip
     add_run_dir(parser)
     parser.add_argument("--quiet", action="store_true", help="do not show the services' output")
 
@@ -56,8 +70,62 @@ def _run(args: argparse.Namespace) -> int:
     )
     sink = _silent if args.quiet else _printer()
     announce: Callable[[Topology], None] = _emit_ready if args.json else _say_ready(args)
-    asyncio.run(run_until_signal(embedded(args.specs, options, sink=sink), announce))
+    with _environment(_tracing(args)):
+        asyncio.run(run_until_signal(embedded(args.specs, options, sink=sink), announce))
     return OK
+
+
+def _tracing(args: argparse.Namespace) -> dict[str, str | None]:
+    """Variables of all processes; None: not to be there."""
+    found: dict[str, str | None] = {}
+    if args.trace is not None:
+        found = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{args.trace}",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_SDK_DISABLED": None,
+            "PROA_TRACE_SAMPLE": "1",
+            "PROA_WORKER_TRACE_URL": None,
+        }
+    if args.trace_sample is not None:
+        found["PROA_TRACE_SAMPLE"] = f"{args.trace_sample:g}"
+    return found
+
+
+@contextmanager
+def _environment(changes: dict[str, str | None]) -> Iterator[None]:
+    """Of the processes that are started inside."""
+    before = {name: os.environ.get(name) for name in changes}
+
+    def change(values: dict[str, str | None]) -> None:
+        for name, value in values.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+    change(changes)
+    try:
+        yield
+    finally:
+        change(before)
+
+
+def _collector(text: str) -> str:
+    found = _ADDRESS.fullmatch(text)
+    if found is None or not 1 <= int(found[2]) <= 65_535:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not HOST:PORT (--trace without a value goes behind the SPECs)"
+        )
+    return text
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
 
 
 def _printer() -> Callable[[str, str], None]:
@@ -78,7 +146,9 @@ def _say_ready(args: argparse.Namespace) -> Callable[[Topology], None]:
         names = ", ".join(plan.name for plan in topology.models)
         say()
         say(f"ready: grpc://{topology.address}  serving {names} with {_processes(topology)}")
-        say(f"       http://{topology.admin_address}/metrics   Ctrl-C drains and stops")
+        say(f"       http://{topology.admin_address}/  the console   Ctrl-C drains and stops")
+        if args.trace is not None:
+            say(f"       traces go to http://{args.trace}   see them: proa trace")
         say(f"next:  proa infer {model} --random{where}")
         say()
 

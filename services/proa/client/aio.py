@@ -16,6 +16,7 @@ from proa import rpc
 from proa.client import messages
 from proa.client.batch import INFLIGHT_MAX, Batch, check_inflight
 from proa.client.messages import MESSAGE_BYTES_MAX, Call, CallOptions, Inputs, Options
+from proa.client.spans import Headers, Spans
 from proa.client.values import Answer, Metadata, ModelInfo
 from proa.errors import DeadlinePassed, ProaError, RequestCancelled, Unavailable, UnknownModel
 from proa.rpc import Tls
@@ -49,7 +50,8 @@ class AsyncClient:
         self._options = Options(exact=exact, policy=policy, deadline_s=deadline_s)
         self._message_bytes_max = message_bytes_max
         self._tls = tls.read() if tls else None
-        self._metadata_sent = rpc.bearer(token)
+        self._metadata_sent = rpc.bearer(token) or ()
+        self._spans = Spans(self.address)
         self._retry = retry
         self._channel: grpc.aio.Channel | None = None
         self._closed = False
@@ -64,7 +66,11 @@ class AsyncClient:
         begun = self._begin(model, call)
         input_name = await self._input_name(begun, [inputs])
         request = begun.stamp(begun.write(inputs, input_name))
-        return messages.read_answer(await self._unary("ModelInfer", request, begun))
+        with self._spans.of("ModelInfer", model) as span:
+            reply = await self._unary("ModelInfer", request, begun, span.metadata)
+            answer = messages.read_answer(reply)
+            span.answered(answer.source)
+        return answer
 
     async def infer_many(
         self,
@@ -153,11 +159,11 @@ class AsyncClient:
         request = messages.write_metadata(begun)
         return messages.read_metadata(await self._unary("ModelMetadata", request, begun))
 
-    async def _unary(self, method: str, request: Any, begun: Call) -> Any:
+    async def _unary(self, method: str, request: Any, begun: Call, trace: Headers = ()) -> Any:
         stub = self._stub()
         async with self._peer_errors():
             return await getattr(stub, method)(
-                request, timeout=begun.remaining_s(), metadata=self._metadata_sent
+                request, timeout=begun.remaining_s(), metadata=(*self._metadata_sent, *trace)
             )
 
     async def _stream(self, batch: Batch, inflight_max: int) -> None:
@@ -171,16 +177,19 @@ class AsyncClient:
         if not batch.requests:
             return
         stub = self._stub()
-        call = stub.ModelStreamInfer(
-            requests(), timeout=batch.call.remaining_s(), metadata=self._metadata_sent
-        )
-        try:
-            async with self._peer_errors():
-                async for reply in call:
-                    batch.accept(reply)
-                    slots.release()
-        finally:
-            call.cancel()
+        with self._spans.of("ModelStreamInfer", batch.call.model) as span:
+            call = stub.ModelStreamInfer(
+                requests(),
+                timeout=batch.call.remaining_s(),
+                metadata=(*self._metadata_sent, *span.metadata),
+            )
+            try:
+                async with self._peer_errors():
+                    async for reply in call:
+                        batch.accept(reply)
+                        slots.release()
+            finally:
+                call.cancel()
 
     @asynccontextmanager
     async def _peer_errors(self) -> AsyncIterator[None]:

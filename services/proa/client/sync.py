@@ -17,6 +17,7 @@ from proa import rpc
 from proa.client import messages
 from proa.client.batch import INFLIGHT_MAX, Batch, check_inflight
 from proa.client.messages import MESSAGE_BYTES_MAX, Call, CallOptions, Inputs, Options
+from proa.client.spans import Headers, Spans
 from proa.client.values import Answer, Metadata, ModelInfo
 from proa.errors import DeadlinePassed, ProaError, Unavailable, UnknownModel
 from proa.rpc import Tls
@@ -47,7 +48,8 @@ class Client:
     ) -> None:
         self.address = rpc.check_address(address)
         self._options = Options(exact=exact, policy=policy, deadline_s=deadline_s)
-        self._metadata_sent = rpc.bearer(token)
+        self._metadata_sent = rpc.bearer(token) or ()
+        self._spans = Spans(self.address)
         self._channel = _connect(
             address, message_bytes_max, tls.read() if tls else None, retry=retry
         )
@@ -63,7 +65,10 @@ class Client:
         """
         begun = self._begin(model, call)
         request = begun.stamp(begun.write(inputs, self._input_name(begun, [inputs])))
-        return messages.read_answer(self._unary("ModelInfer", request, begun))
+        with self._spans.of("ModelInfer", model) as span:
+            answer = messages.read_answer(self._unary("ModelInfer", request, begun, span.metadata))
+            span.answered(answer.source)
+        return answer
 
     def infer_many(
         self,
@@ -151,10 +156,10 @@ class Client:
         request = messages.write_metadata(begun)
         return messages.read_metadata(self._unary("ModelMetadata", request, begun))
 
-    def _unary(self, method: str, request: Any, begun: Call) -> Any:
+    def _unary(self, method: str, request: Any, begun: Call, trace: Headers = ()) -> Any:
         with _peer_errors(self.address):
             return getattr(self._stub, method)(
-                request, timeout=begun.remaining_s(), metadata=self._metadata_sent
+                request, timeout=begun.remaining_s(), metadata=(*self._metadata_sent, *trace)
             )
 
     def _stream(self, batch: Batch, inflight_max: int) -> None:
@@ -170,9 +175,14 @@ class Client:
 
         if not batch.requests:
             return
-        with _peer_errors(self.address):
+        with (
+            self._spans.of("ModelStreamInfer", batch.call.model) as span,
+            _peer_errors(self.address),
+        ):
             call = self._stub.ModelStreamInfer(
-                requests(), timeout=batch.call.remaining_s(), metadata=self._metadata_sent
+                requests(),
+                timeout=batch.call.remaining_s(),
+                metadata=(*self._metadata_sent, *span.metadata),
             )
             try:
                 for reply in call:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 
 import grpc.aio
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -13,18 +14,22 @@ from proa.decoder import service
 from proa.decoder.settings import DecoderSettings
 from proa.rpc import DECODER
 from proa.runtime.settings import from_env
-from proa.runtime.stateless import Service, serve_stateless
+from proa.runtime.stateless import UNTRACED, Service, serve_stateless, tracing_of
 from proa.runtime.tls import open_tls
 
 
 async def main() -> None:
-    await serve_decoder(from_env(DecoderSettings, os.environ))
+    await serve_decoder(from_env(DecoderSettings, os.environ), environ=os.environ)
 
 
 async def serve_decoder(
-    settings: DecoderSettings, *, listening: asyncio.Future[tuple[int, int]] | None = None
+    settings: DecoderSettings,
+    *,
+    environ: Mapping[str, str] = UNTRACED,
+    listening: asyncio.Future[tuple[int, int]] | None = None,
 ) -> None:
-    """Serve until cancelled; `listening` gets the gRPC port and the admin port."""
+    """Serve until cancelled; `listening` gets the gRPC port and the admin port. `environ`: the
+    settings of tracing."""
     tls = open_tls(settings.tls_dir, "PROA_DECODER_TLS_DIR", DECODER)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -35,10 +40,12 @@ async def serve_decoder(
             servicer, server
         )
 
-    await serve_stateless(
-        Service(service.NAME, add, service.self_check),
-        settings,
-        registry,
-        tls=tls,
-        listening=listening,
-    )
+    async with tracing_of("decoder", environ, registry) as tracing:
+        await serve_stateless(
+            Service(service.NAME, add, service.self_check),
+            settings,
+            registry,
+            tls=tls,
+            tracing=tracing,
+            listening=listening,
+        )

@@ -14,6 +14,9 @@ from proa.errors import BadAnswer, InvalidRequest
 from proa.parity import ParityRunner, Tensors, bytes_of, encode_members, off_loop
 from proa.rpc import Context, check_address, servicer_errors
 from proa.runtime.calls import Calls, step_seconds
+from proa.runtime.tracing import step
+from proa.telemetry import Kind, Tracing, current
+from proa.telemetry.spans import Value
 
 NAME = encoder_pb2.DESCRIPTOR.services_by_name["Encoder"].full_name
 
@@ -28,8 +31,10 @@ class EncoderService(encoder_pb2_grpc.EncoderServicer):
         *,
         calls_max: int,
         deadline_s_max: float,
+        tracing: Tracing | None = None,
     ) -> None:
         self._runner = runner
+        self._tracing = tracing
         self._deadline_s_max = deadline_s_max
         self._calls = Calls(registry, "encoder", calls_max)
         self._encode = step_seconds(registry, "encoder", "encode", "Encoding a group")
@@ -47,17 +52,21 @@ class EncoderService(encoder_pb2_grpc.EncoderServicer):
     ) -> encoder_pb2.InferParityResponse:
         start_s = time.monotonic()
         code, members = read_group(request)
-        query = await off_loop(bytes_of(members), encode_members, code, members, request.row)
+        about: dict[str, Value] = {"proa.k": code.k, "proa.row": request.row}
+        with step(self._tracing, "proa.encode", kind=Kind.INTERNAL, **about):
+            query = await off_loop(bytes_of(members), encode_members, code, members, request.row)
         encoded_s = time.monotonic()
         self._encode.observe(encoded_s - start_s)
-        outputs = await self._runner.run(
-            model=request.model,
-            row=request.row,
-            query=query,
-            outputs=request.outputs,
-            worker=request.worker,
-            timeout_s=max(0.0, end_s - encoded_s),
-        )
+        with step(self._tracing, "proa.infer", kind=Kind.CLIENT, **_of_worker(request.worker)):
+            outputs = await self._runner.run(
+                model=request.model,
+                row=request.row,
+                query=query,
+                outputs=request.outputs,
+                worker=request.worker,
+                timeout_s=max(0.0, end_s - encoded_s),
+                trace=current.get(),
+            )
         infer_s = time.monotonic() - encoded_s
         self._infer.observe(infer_s)
         return encoder_pb2.InferParityResponse(
@@ -71,6 +80,11 @@ class EncoderService(encoder_pb2_grpc.EncoderServicer):
         if left_s is None or left_s > self._deadline_s_max:
             left_s = self._deadline_s_max
         return time.monotonic() + left_s
+
+
+def _of_worker(address: str) -> dict[str, Value]:
+    host, _, port = address.rpartition(":")
+    return {"rpc.system.name": "grpc", "server.address": host, "server.port": int(port)}
 
 
 def read_group(request: encoder_pb2.InferParityRequest) -> tuple[Code, list[Tensors]]:

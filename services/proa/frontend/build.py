@@ -14,6 +14,8 @@ from proa.frontend.nursery import Nursery
 from proa.frontend.pool import Pool
 from proa.frontend.settings import FrontendSettings
 from proa.frontend.shell import Shell
+from proa.frontend.stories import Story
+from proa.frontend.tracing import METHOD, Storyteller
 from proa.frontend.workers import WorkerCalls
 from proa.parity import ParityRunner
 from proa.rpc import Channels
@@ -32,6 +34,7 @@ class Shared:
     metrics: FrontendMetrics
     nursery: Nursery
     faults: FaultTable | None = None
+    teller: Storyteller | None = None
 
 
 def engine_config(spec: CodedModel, settings: FrontendSettings) -> EngineConfig:
@@ -88,12 +91,30 @@ def build_model(spec: CodedModel, shared: Shared, before: Model | None) -> Model
     if before is not None:
         engine.state.stats = before.shell.engine.state.stats
 
-    def on_reply(source: str, latency_s: float, would_be_s: float | None) -> None:
-        recent.add(latency_s)
-        metrics.seconds.labels(spec.name, source).observe(latency_s)
+    teller = shared.teller
+    slow_s = teller.slow_s(spec) if teller is not None else 0.0
+
+    def on_reply(
+        source: str, latency_s: float, would_be_s: float | None, story: Story | None
+    ) -> None:
+        recent.add(latency_s, source)
+        exemplar = None
+        if teller is not None and story is not None:
+            exemplar = teller.judge(story, slow=latency_s > slow_s)
+        metrics.seconds.labels(spec.name, source).observe(latency_s, exemplar)
         if red.mode == "observe":
             best = latency_s if would_be_s is None else min(latency_s, would_be_s)
             metrics.would_be_seconds.labels(spec.name).observe(best)
 
-    shell = Shell(spec, engine, calls, coders, code, on_probe=pool.probe, on_reply=on_reply)
+    hedges = metrics.hedges.labels(METHOD, spec.name)
+    shell = Shell(
+        spec,
+        engine,
+        calls,
+        coders,
+        code,
+        on_probe=pool.probe,
+        on_reply=on_reply,
+        on_end=hedges.observe,
+    )
     return Model(spec, shell, pool, recent)

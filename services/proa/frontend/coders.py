@@ -15,9 +15,11 @@ from proa.codes import Code
 from proa.errors import DeadlinePassed, Overloaded, ProaError, Unavailable
 from proa.frontend.addresses import WorkerAddress
 from proa.frontend.queries import Tensors
+from proa.frontend.stories import QUIET, Step
 from proa.parity import ParityRunner, bytes_of, decode_outputs, off_loop
 from proa.rpc import DECODER, ENCODER, Channels, peer_errors
 from proa.spec import CodedModel
+from proa.telemetry import TraceContext, to_metadata
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ Response = TypeVar("Response")
 FAILURES_MAX = 3
 REST_S = 1.0
 DECODE_TIMEOUT_S = 0.1
+INFER_PARITY, DECODE = "proa.api.v1.Encoder/InferParity", "proa.api.v1.Decoder/Decode"
 
 
 class Peers:
@@ -125,8 +128,10 @@ class Coders:
         members: Sequence[Tensors],
         worker: WorkerAddress,
         timeout_s: float,
+        step: Step | None = None,
     ) -> Tensors:
-        """The parity prediction of `row`, computed on `worker`. Errors: any ProaError."""
+        """The parity prediction of `row`, computed on `worker`. `step`: notes the call, if there is
+        one. Errors: any ProaError."""
         outputs = [tensor.name for tensor in self._spec.model.outputs]
         if self.encodes_inline(members):
             return await self._runner.infer_parity(
@@ -137,6 +142,7 @@ class Coders:
                 outputs=outputs,
                 worker=worker.address,
                 timeout_s=timeout_s,
+                trace=step.sent if step is not None else None,
             )
         encoder = self._encoders.pick()
         if encoder is None:
@@ -155,11 +161,15 @@ class Coders:
             worker=worker.address,
         )
         call = self._channels(encoder, ENCODER).unary_unary(
-            "/proa.api.v1.Encoder/InferParity",
+            "/" + INFER_PARITY,
             request_serializer=encoder_pb2.InferParityRequest.SerializeToString,
             response_deserializer=encoder_pb2.InferParityResponse.FromString,
         )
-        response = await self._call(call, request, self._encoders, encoder, "encoder", timeout_s)
+        note = QUIET if step is None else step.call(INFER_PARITY, encoder)
+        with note as trace:
+            response = await self._call(
+                call, request, self._encoders, encoder, "encoder", timeout_s, trace
+            )
         return dict(wire.from_tensor(tensor) for tensor in response.outputs)
 
     async def decode(
@@ -168,16 +178,18 @@ class Coders:
         available: Mapping[int, Tensors],
         parity: Mapping[int, Tensors],
         missing: Sequence[int],
+        step: Step | None = None,
     ) -> dict[int, Tensors]:
         """The predictions of the `missing` positions, fp32. A decoder that does not answer is
-        stood in for inline (DESIGN 2), and counted. Errors: CodingError."""
+        stood in for inline (DESIGN 2), and counted. `step`: notes the call, if there is one.
+        Errors: CodingError."""
         size = bytes_of([*available.values(), *parity.values()])
         decoder = self._decoders.pick()
         if self._inline(bool(self._decoders), size):
             return await self.decode_inline(available, parity, missing)
         if decoder is not None:
             try:
-                return await self._decode_by(decoder, group, available, parity, missing)
+                return await self._decode_by(decoder, group, available, parity, missing, step)
             except ProaError as exc:
                 log.warning("decoder failed, decoding inline: %s", exc)
         self._on_fallback("decoder")
@@ -201,6 +213,7 @@ class Coders:
         available: Mapping[int, Tensors],
         parity: Mapping[int, Tensors],
         missing: Sequence[int],
+        step: Step | None,
     ) -> dict[int, Tensors]:
         request = decoder_pb2.DecodeRequest(
             model=self._spec.name,
@@ -212,13 +225,15 @@ class Coders:
             missing=missing,
         )
         call = self._channels(decoder, DECODER).unary_unary(
-            "/proa.api.v1.Decoder/Decode",
+            "/" + DECODE,
             request_serializer=decoder_pb2.DecodeRequest.SerializeToString,
             response_deserializer=decoder_pb2.DecodeResponse.FromString,
         )
-        response = await self._call(
-            call, request, self._decoders, decoder, "decoder", DECODE_TIMEOUT_S
-        )
+        note = QUIET if step is None else step.call(DECODE, decoder)
+        with note as trace:
+            response = await self._call(
+                call, request, self._decoders, decoder, "decoder", DECODE_TIMEOUT_S, trace
+            )
         found = {
             one.position: dict(wire.from_tensor(tensor) for tensor in one.outputs)
             for one in response.reconstructed
@@ -235,10 +250,11 @@ class Coders:
         address: str,
         what: str,
         timeout_s: float,
+        trace: TraceContext | None,
     ) -> Response:
         try:
             async with peer_errors(f"{what} {address}"):
-                response = await call(request, timeout=timeout_s)
+                response = await call(request, timeout=timeout_s, metadata=to_metadata(trace))
         except (Unavailable, DeadlinePassed, Overloaded):
             peers.failed(address)
             raise

@@ -17,6 +17,7 @@ from proa.cluster.endpoints import EndpointSource
 from proa.errors import SettingsError
 from proa.frontend.build import Shared, build_model
 from proa.frontend.coders import Peers
+from proa.frontend.console import Console
 from proa.frontend.discovery import Complaints, check_fixed, fixed_view, make_source
 from proa.frontend.locks import Locks, open_locks
 from proa.frontend.membership import View, view_of
@@ -28,12 +29,14 @@ from proa.frontend.settings import FrontendSettings
 from proa.frontend.specs import SpecFolder, load_files, watch
 from proa.frontend.status import NAME as STATUS_NAME
 from proa.frontend.status import StatusService
+from proa.frontend.tracing import Storyteller, open_stories
 from proa.rpc import Channels
 from proa.runtime.admin import Admin
 from proa.runtime.faults import FaultTable, add_faults
 from proa.runtime.serve import serve
 from proa.runtime.server import add_reflection, listen, make_health, make_server
 from proa.runtime.settings import from_env
+from proa.runtime.tracing import open_tracing
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,7 @@ class World:
     models: Models
     roots: Roots = field(default_factory=dict)
     faults: FaultTable | None = None
+    teller: Storyteller | None = None
 
 
 def build_world(
@@ -61,13 +65,14 @@ def build_world(
     channels: Channels,
     metrics: FrontendMetrics,
     source: EndpointSource | None = None,
+    teller: Storyteller | None = None,
 ) -> World:
-    """What the settings name. `source`: instead of the one of the settings. Errors: SpecError,
-    SettingsError, EnvironmentLacks."""
+    """What the settings name. `source`: instead of the one of the settings; `teller`: None, nothing
+    is told of requests. Errors: SpecError, SettingsError, EnvironmentLacks."""
     nursery = Nursery()
     encoders, decoders = Peers(time.monotonic), Peers(time.monotonic)
     faults = FaultTable() if settings.faults else None
-    shared = Shared(settings, channels, encoders, decoders, metrics, nursery, faults)
+    shared = Shared(settings, channels, encoders, decoders, metrics, nursery, faults, teller)
 
     def spec_error(text: str) -> None:
         log.error("%s", text)
@@ -104,7 +109,7 @@ def build_world(
 
         roots["discovery"] = follow
     _serve_specs(settings, models, metrics, roots, fixed, spec_error)
-    return World(models, roots, faults)
+    return World(models, roots, faults, teller)
 
 
 def _serve_specs(
@@ -143,16 +148,20 @@ async def serve_frontend(
     ProcessCollector(registry=registry)
     metrics = FrontendMetrics(registry)
     locks = open_locks(settings, registry)
+    tracing = open_tracing("frontend", os.environ, registry)
+    teller = open_stories(tracing, settings.request_log, metrics.untold)
     channels = Channels(
         message_bytes_max=settings.message_bytes_max, channels_max=8192, tls=locks.services
     )
-    world = build_world(settings, channels, metrics, source)
+    world = build_world(settings, channels, metrics, source, teller)
     registry.register(EngineCollector(world.models.engines))
     try:
         await _serve_world(world, locks, settings, registry, metrics, listening)
     finally:
         await world.models.close()
         await channels.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
 
 async def _serve_world(
@@ -170,19 +179,21 @@ async def _serve_world(
         interceptors=locks.interceptors,
         connection_s_max=locks.connection_s_max,
     )
-    oip = OipService(models, metrics, locks.auth, stream_inflight_max=settings.stream_inflight_max)
+    streams = settings.stream_inflight_max
+    oip = OipService(models, metrics, locks.auth, world.teller, stream_inflight_max=streams)
     oip_name = add_oip(server, oip)
-    status = StatusService(models, locks.auth, watchers_max=settings.watchers_max)
+    console = Console(models, world.faults)
+    status = StatusService(models, locks.auth, console.windows, watchers_max=settings.watchers_max)
     frontend_pb2_grpc.add_FrontendServicer_to_server(  # type: ignore[no-untyped-call]
         status, server
     )
     names = [oip_name, STATUS_NAME]
     if world.faults is not None:
-        names.append(add_faults(server, world.faults))
+        names.append(add_faults(server, world.faults, console.windows.announce))
     health = await make_health(server)
     add_reflection(server, names)
     port = listen(server, settings.host, settings.port, locks.credentials)
-    admin = Admin(settings.admin_port, registry, host=settings.host)
+    admin = Admin(settings.admin_port, registry, host=settings.host, pages=console.page)
     admin.start()
     log.info("listening port=%d models=%s", port, ",".join(models.by_name))
     if listening is not None:
@@ -193,7 +204,11 @@ async def _serve_world(
         server,
         health=health,
         admin=admin,
-        roots={**roots, "readiness": _follow_readiness(models, locks, ready)},
+        roots={
+            **roots,
+            "readiness": _follow_readiness(models, locks, ready),
+            "console": console.run(),
+        },
         ready=ready,
         grace_s=settings.grace_s,
         drain_s=settings.drain_s,

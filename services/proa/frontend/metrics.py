@@ -19,6 +19,7 @@ SECONDS = (
     *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075),
     *(0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0),
 )
+HEDGES = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
 RECENT_MAX = 20_000
 RECENT_S = 60.0
 
@@ -47,6 +48,22 @@ class FrontendMetrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self.hedges = Histogram(
+            "grpc_client_call_hedges",
+            "Hedges sent for a request (gRFC A96)",
+            ["grpc_method", "grpc_target"],
+            buckets=HEDGES,
+            registry=registry,
+        )
+        self._add_troubles(registry)
+        self._add_gauges(registry)
+
+    def _add_troubles(self, registry: CollectorRegistry) -> None:
+        self.untold = Counter(
+            "proa_frontend_untold_total",
+            "Notable requests neither logged nor traced: there were more than 100 a second",
+            registry=registry,
+        )
         self.fallbacks = Counter(
             "proa_frontend_inline_fallbacks_total",
             "Groups decoded inline because no decoder answered",
@@ -63,6 +80,8 @@ class FrontendMetrics:
             "Errors of discovery; who was there last counts as there",
             registry=registry,
         )
+
+    def _add_gauges(self, registry: CollectorRegistry) -> None:
         self.models = Gauge(
             "proa_frontend_models",
             "Models: serving, starting (a new version beside the old), leaving; broken spec files",
@@ -85,20 +104,28 @@ class FrontendMetrics:
 
 
 class Recent:
-    """Latencies of the last minute, for status: at most 20,000 of them."""
+    """Latencies of the last minute, for status and console: at most 20,000 of them."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._seen: deque[tuple[float, float]] = deque(maxlen=RECENT_MAX)
+        self._seen: deque[tuple[float, float, str]] = deque(maxlen=RECENT_MAX)
 
-    def add(self, latency_s: float) -> None:
-        """Take in one latency."""
-        self._seen.append((self._now(), latency_s))
+    def add(self, latency_s: float, source: str) -> None:
+        """Take in one latency, of an answer from `source`."""
+        self._seen.append((self._now(), latency_s, source))
+
+    def between(self, since: float, until: float) -> Iterator[tuple[float, str]]:
+        """Latency and source of what was added after `since` and not after `until` (our clock)."""
+        for at, latency_s, source in reversed(self._seen):
+            if at <= since:
+                return
+            if at <= until:
+                yield latency_s, source
 
     def quantiles_ms(self, *wanted: float) -> tuple[float, ...]:
         """Milliseconds for each wanted quantile; zeros before the first answer."""
         since = self._now() - RECENT_S
-        values = [latency for at, latency in self._seen if at >= since]
+        values = [latency for at, latency, _ in self._seen if at >= since]
         if not values:
             return (0.0,) * len(wanted)
         return tuple(float(q) * 1000.0 for q in np.quantile(values, wanted))

@@ -16,6 +16,7 @@ from proa.frontend.nursery import Nursery
 from proa.frontend.pool import Pool
 from proa.frontend.queries import CheckedQuery
 from proa.frontend.shell import Result, Shell
+from proa.frontend.stories import Story
 from proa.spec import CodedModel
 
 log = logging.getLogger(__name__)
@@ -46,11 +47,13 @@ class Model:
         """Queries without an answer."""
         return self._open
 
-    async def infer(self, query: CheckedQuery, deadline: float) -> Result:
+    async def infer(
+        self, query: CheckedQuery, deadline: float, story: Story | None = None
+    ) -> Result:
         """As `Shell.infer`."""
         self._open += 1
         try:
-            return await self.shell.infer(query, deadline)
+            return await self.shell.infer(query, deadline, story)
         finally:
             self._open -= 1
 

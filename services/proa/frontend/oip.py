@@ -20,6 +20,7 @@ from proa.frontend.models import Model, Models
 from proa.frontend.queries import VERSIONS, CheckedQuery, check_request
 from proa.frontend.shell import Result
 from proa.frontend.tokens import Tenant
+from proa.frontend.tracing import Storyteller
 from proa.rpc import Context, servicer_errors, status_of
 from proa.spec import TensorSpec
 
@@ -34,11 +35,18 @@ class OipService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     """inference.GRPCInferenceService. What Triton adds and is not here is UNIMPLEMENTED."""
 
     def __init__(
-        self, models: Models, metrics: FrontendMetrics, auth: Auth, *, stream_inflight_max: int
+        self,
+        models: Models,
+        metrics: FrontendMetrics,
+        auth: Auth,
+        teller: Storyteller | None,
+        *,
+        stream_inflight_max: int,
     ) -> None:
         self._models = models
         self._metrics = metrics
         self._auth = auth
+        self._teller = teller
         self._stream_inflight_max = stream_inflight_max
 
     @servicer_errors
@@ -157,16 +165,28 @@ class OipService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
     async def _infer(self, request: Any, context: Context, tenant: Tenant) -> Any:
         name = request.model_name if request.model_name in self._models.by_name else ""
+        story = None
+        if self._teller is not None:
+            story = self._teller.begin(context.invocation_metadata() or ())
+            story.model, story.tenant = name, tenant.name
+        status, reason = "INTERNAL", ""
         try:
             self._auth.check(tenant, request.model_name)
             model = self._models.get(request.model_name)
             query = check_request(request, model.spec, tenant.name)
-            result = await model.infer(query, self._deadline(model, query, context))
+            if story is not None:
+                story.served, story.policy, story.exact = model, query.policy, query.exact
+            result = await model.infer(query, self._deadline(model, query, context), story)
+            response = _response(model, query, result)
+            status = "OK"
         except (ProaError, asyncio.CancelledError) as exc:
-            self._metrics.requests.labels(name, status_of(exc).name).inc()
+            status, reason = status_of(exc).name, str(exc)
             raise
-        self._metrics.requests.labels(name, "OK").inc()
-        return _response(model, query, result)
+        finally:
+            self._metrics.requests.labels(name, status).inc()
+            if story is not None:
+                story.end(status, reason)
+        return response
 
     def _deadline(self, model: Model, query: CheckedQuery, context: Context) -> float:
         """When the answer is due (time.monotonic, s): what the parameter `timeout` says, else the

@@ -88,7 +88,7 @@ class FrontendSettings:
         env="PROA_FRONTEND_ADMIN_PORT",
         minimum=0,
         maximum=65535,
-        why="HTTP port of /livez, /readyz and /metrics; 0: any",
+        why="HTTP port of the console, /livez, /readyz and /metrics; 0: any",
     )
     message_bytes_max: int = setting(
         64 << 20,
@@ -185,6 +185,12 @@ class FrontendSettings:
         False,
         env="PROA_FRONTEND_FAULTS",
         why="serve FaultInjector, for chaos experiments only; needs tokens, or loopback",
+    )
+    request_log: str = setting(
+        "notable",
+        env="PROA_FRONTEND_REQUEST_LOG",
+        choices=("none", "notable", "all"),
+        why="a log line for requests; notable: failed, reconstructed, won by a hedge, or slow",
     )
     drain_s: float = setting(
         0.0,

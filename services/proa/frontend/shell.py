@@ -23,6 +23,7 @@ from proa.frontend.addresses import WorkerAddress
 from proa.frontend.agreement import agreement
 from proa.frontend.coders import Coders, Group
 from proa.frontend.queries import CheckedQuery, Tensors, as_declared
+from proa.frontend.stories import QUIET, Decoding, Part, Row, Story, decoding_of, row_of
 from proa.frontend.timers import Timers
 from proa.frontend.workers import WorkerCalls, mapped, worker_request
 from proa.parity import decode_outputs
@@ -62,6 +63,8 @@ class _Open:
     deadline: float
     arrived_at: float
     future: asyncio.Future[Result]
+    story: Story | None = None
+    hedges: int = 0
     package: str = ""
     exact: Tensors | None = None
     answers: dict[int, Tensors] = field(default_factory=dict)
@@ -80,7 +83,8 @@ class Shell:
         code: Code,
         *,
         on_probe: Callable[[str], None],
-        on_reply: Callable[[str, float, float | None], None],
+        on_reply: Callable[[str, float, float | None, Story | None], None],
+        on_end: Callable[[int], None],
     ) -> None:
         self.spec = spec
         self.engine = engine
@@ -89,6 +93,7 @@ class Shell:
         self._code = code
         self._on_probe = on_probe
         self._on_reply = on_reply
+        self._on_end = on_end
         self._workers: dict[str, WorkerAddress] = {}
         self._packages: dict[str, str] = {}
         self._open: dict[int, _Open] = {}
@@ -113,17 +118,21 @@ class Shell:
 
     # --- the way in
 
-    async def infer(self, query: CheckedQuery, deadline: float) -> Result:
+    async def infer(
+        self, query: CheckedQuery, deadline: float, story: Story | None = None
+    ) -> Result:
         """Answer `query` by `deadline` (time.monotonic, s). Errors: what the engine fails it with.
 
-        Cancelling this coroutine withdraws the query.
+        Cancelling this coroutine withdraws the query. What happens to it is noted in `story`.
         """
         self._next += 1
         number = self._next
         now = time.monotonic()
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         request = worker_request(self.spec, query.inputs)
-        self._open[number] = _Open(query, request, deadline, now, future)
+        entry = self._open[number] = _Open(query, request, deadline, now, future, story)
+        if story is not None:
+            story.query = number
         key: Hashable = query.key(self.spec.name)
         self.report(
             ev.QueryArrived(
@@ -142,6 +151,8 @@ class Shell:
         except asyncio.CancelledError:
             self.report(ev.QueryCancelled(number))
             raise
+        finally:
+            self._on_end(entry.hedges)
 
     def joined(self, worker: WorkerAddress, package: str, roles: frozenset[str]) -> None:
         """`worker` passed its canary."""
@@ -185,7 +196,11 @@ class Shell:
         outputs = entry.reconstructed if action.attempt is None else entry.answers[action.attempt]
         assert outputs is not None
         result = Result(outputs, action.source.value, action.worker, action.group)
-        self._on_reply(action.source.value, time.monotonic() - entry.arrived_at, action.would_be_s)
+        story = entry.story
+        if story is not None:
+            story.replied(action)
+        latency_s = time.monotonic() - entry.arrived_at
+        self._on_reply(action.source.value, latency_s, action.would_be_s, story)
         entry.request = b""  # nothing is sent any more; a filler needs its tensors only
         if not entry.future.done():
             entry.future.set_result(result)
@@ -211,16 +226,29 @@ class Shell:
             entry.package = self._packages[action.worker]
         # Taken now: by the time the task runs, the worker may have left, the query be answered.
         worker, package = self._workers[action.worker], self._packages[action.worker]
-        work = self._attempt(action.attempt, entry, entry.request, worker, package)
+        entry.hedges += action.source is ac.Source.HEDGE
+        note: Part | None = None
+        if entry.story is not None:
+            note = entry.story.attempt(action.attempt, action.source.value, worker)
+        work = self._attempt(action.attempt, entry, entry.request, worker, package, note)
         self._start(action.attempt, work)
 
     async def _attempt(
-        self, attempt: int, entry: _Open, request: bytes, worker: WorkerAddress, package: str
+        self,
+        attempt: int,
+        entry: _Open,
+        request: bytes,
+        worker: WorkerAddress,
+        package: str,
+        note: Part | None,
     ) -> None:
         # The call may outlive the answer: a loser's latency tells how slow its worker is.
         timeout_s = max(0.001, entry.deadline - time.monotonic())
         try:
-            outputs = await self._calls.infer(worker, request, entry.query.batch, timeout_s)
+            with note or QUIET as trace:
+                outputs = await self._calls.infer(
+                    worker, request, entry.query.batch, timeout_s, trace
+                )
         except Exception as exc:  # noqa: BLE001  # the border: the engine must hear of all of it
             error = mapped(exc)
             event = ev.Answered(attempt, False, _kind(error), str(error))
@@ -238,17 +266,24 @@ class Shell:
         group = self._group(action.group, action.members)
         self._parity.setdefault(action.group, {})
         worker = self._workers[action.worker]
-        self._start(action.attempt, self._attempt_parity(action, group, members, worker))
+        stories = [self._open[q].story for q in action.members]
+        note = row_of(action, self.spec.redundancy.r, worker, stories)
+        self._start(action.attempt, self._attempt_parity(action, group, members, worker, note))
 
     async def _attempt_parity(
-        self, action: ac.SendParity, group: Group, members: list[Tensors], worker: WorkerAddress
+        self,
+        action: ac.SendParity,
+        group: Group,
+        members: list[Tensors],
+        worker: WorkerAddress,
+        note: Row | None,
     ) -> None:
         late_s = self.engine.state.latency.late_after_s()
         timeout_s = max(PARITY_S_MIN, PARITY_PATIENCE * late_s)
         try:
-            with self._calls.meter(worker.name).own():
+            with note or QUIET, self._calls.meter(worker.name).own():
                 outputs = await self._coders.infer_parity(
-                    group, action.row, members, worker, timeout_s
+                    group, action.row, members, worker, timeout_s, note
                 )
         except Exception as exc:  # noqa: BLE001  # the border: the engine must hear of all of it
             error = mapped(exc)
@@ -284,7 +319,9 @@ class Shell:
         available = self._known(action.members, action.missing)
         parity = dict(self._parity[action.group])
         group = self._group(action.group, action.members)
-        self._spawn(self._reconstruct(action, group, available, parity))
+        stories = [self._open[action.members[i]].story for i in action.missing]
+        note = decoding_of(action, stories, parity)
+        self._spawn(self._reconstruct(action, group, available, parity, note))
 
     async def _reconstruct(
         self,
@@ -292,9 +329,11 @@ class Shell:
         group: Group,
         available: dict[int, Tensors],
         parity: dict[int, Tensors],
+        note: Decoding | None,
     ) -> None:
         try:
-            found = await self._coders.decode(group, available, parity, action.missing)
+            with note or QUIET:
+                found = await self._coders.decode(group, available, parity, action.missing, note)
             for position, outputs in found.items():
                 entry = self._open.get(action.members[position])
                 if entry is not None:

@@ -7,12 +7,13 @@ import time
 from collections.abc import AsyncIterator
 
 from proa.api.v1 import frontend_pb2, frontend_pb2_grpc
-from proa.dispatch.policy import Plan
 from proa.errors import InvalidRequest, Overloaded
 from proa.frontend.auth import Auth
+from proa.frontend.history import in_force
 from proa.frontend.models import Model, Models
 from proa.frontend.pool import Member
 from proa.frontend.tokens import ANYONE, Tenant
+from proa.frontend.windows import FaultWindows
 from proa.rpc import Context, servicer_stream_errors
 from proa.runtime.waiting import set_within
 
@@ -23,9 +24,12 @@ NAME = frontend_pb2.DESCRIPTOR.services_by_name["Frontend"].full_name
 class StatusService(frontend_pb2_grpc.FrontendServicer):
     """The Status stream, for at most `watchers_max` watchers; each sees the models it may ask."""
 
-    def __init__(self, models: Models, auth: Auth, *, watchers_max: int) -> None:
+    def __init__(
+        self, models: Models, auth: Auth, windows: FaultWindows, *, watchers_max: int
+    ) -> None:
         self._models = models
         self._auth = auth
+        self._windows = windows
         self._watchers_max = watchers_max
         self._watchers = 0
         self._draining = asyncio.Event()
@@ -59,7 +63,17 @@ class StatusService(frontend_pb2_grpc.FrontendServicer):
         models = [
             _model_status(model) for name, model in self._models.by_name.items() if tenant.may(name)
         ]
-        return frontend_pb2.StatusReport(unix_ms=int(time.time() * 1000), models=models)
+        return frontend_pb2.StatusReport(
+            unix_ms=int(time.time() * 1000), models=models, faults=self._faults(tenant)
+        )
+
+    def _faults(self, tenant: Tenant) -> list[frontend_pb2.FaultWindow]:
+        """Those that `tenant` may know of: who may not ask all models, those of its workers."""
+        found = self._windows.recent()
+        if tenant.models is None:
+            return found
+        models = [model for name, model in self._models.by_name.items() if tenant.may(name)]
+        return [w for w in found if any(w.target in model.pool.members for model in models)]
 
 
 def _model_status(model: Model) -> frontend_pb2.ModelStatus:
@@ -72,7 +86,7 @@ def _model_status(model: Model) -> frontend_pb2.ModelStatus:
         package=model.pool.package,
         mode=engine.config.mode,
         policy=engine.config.policy,
-        policy_in_force=_in_force(plan),
+        policy_in_force=in_force(model),
         why=plan.why,
         queue_depth=engine.queue_depth,
         workers=[_worker_status(model, member) for member in model.pool.members.values()],
@@ -88,17 +102,6 @@ def _model_status(model: Model) -> frontend_pb2.ModelStatus:
         agreement=quality.agreement or 0.0,
         agreement_samples=quality.samples,
     )
-
-
-def _in_force(plan: Plan) -> str:
-    """A plan in words: `parity+hedge+retry`, or `none`."""
-    parts = {
-        "parity": plan.parity,
-        "hedge": plan.hedge,
-        "replicate": plan.copies > 0,
-        "retry": plan.retries > 0,
-    }
-    return "+".join(name for name, on in parts.items() if on) or "none"
 
 
 def _worker_status(model: Model, member: Member) -> frontend_pb2.WorkerStatus:

@@ -21,6 +21,7 @@ from proa.parity import ParityRunner
 from proa.rpc import Channels, peer_errors
 from proa.runtime.faults import FaultTable
 from proa.spec import CodedModel, TensorSpec
+from proa.telemetry import TraceContext, to_metadata
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +83,15 @@ class WorkerCalls:
         self._reporting.discard(worker)
 
     async def infer(
-        self, worker: WorkerAddress, request: bytes, batch: int, timeout_s: float
+        self,
+        worker: WorkerAddress,
+        request: bytes,
+        batch: int,
+        timeout_s: float,
+        trace: TraceContext | None = None,
     ) -> Tensors:
-        """One computation of the deployed program; the checked outputs."""
+        """One computation of the deployed program; the checked outputs. `trace`: the span that the
+        worker's belong to."""
         call = self._channels(worker.address).unary_unary(
             _SERVICE + "ModelInfer",
             request_serializer=None,
@@ -96,7 +103,9 @@ class WorkerCalls:
         meter, sent_at = self.meter(worker.name), time.monotonic()
         with meter.own():
             async with peer_errors(f"worker {worker.name}"):
-                response = await call(request + load.ASK * reporting, timeout=timeout_s)
+                response = await call(
+                    request + load.ASK * reporting, timeout=timeout_s, metadata=to_metadata(trace)
+                )
             _check_read(response, worker)
             found = dict(check_answer(response, self._spec, batch, worker.name))
             if reporting:

@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -30,6 +30,18 @@ DELAY_MS_MAX = 600_000
 TEXT_BYTES_MAX = 64
 
 Handler = Callable[[Any, Context], Awaitable[Any]]
+# Takes in what `FaultInjector.Announce` says. Errors: InvalidRequest, Overloaded.
+Announce = Callable[[faults_pb2.AnnounceRequest], None]
+
+
+class Watcher(Protocol):
+    """Hears of the faults of a table; must not raise."""
+
+    def begun(self, fault: faults_pb2.Fault) -> None:
+        """It acts from now on."""
+
+    def ended(self, fault_id: str) -> None:
+        """It was cleared, or replaced, or its time has run out."""
 
 
 @dataclass(eq=False)
@@ -47,6 +59,11 @@ class FaultTable:
 
     def __init__(self) -> None:
         self._active: dict[str, _Active] = {}
+        self._watcher: Watcher | None = None
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell `watcher` of every fault from now on."""
+        self._watcher = watcher
 
     def inject(self, fault: faults_pb2.Fault) -> None:
         """Add `fault` or replace the one of its id. Errors: InvalidRequest, NotSupported,
@@ -62,6 +79,8 @@ class FaultTable:
             random.Random(fault.seed),  # noqa: S311  # must be repeatable
             loop.call_later(fault.ttl_ms / 1000.0, self._end, fault.id),
         )
+        if self._watcher is not None:
+            self._watcher.begun(fault)
 
     def clear(self, fault_id: str = "") -> None:
         """End the fault of that id, or all of them."""
@@ -108,13 +127,16 @@ class FaultTable:
         if one is not None:
             one.timer.cancel()
             one.ended.set()
+            if self._watcher is not None:
+                self._watcher.ended(fault_id)
 
 
 class FaultService(faults_pb2_grpc.FaultInjectorServicer):
-    """proa.api.v1.FaultInjector over a table."""
+    """proa.api.v1.FaultInjector over a table. `announce`: who wants to know of faults elsewhere."""
 
-    def __init__(self, table: FaultTable) -> None:
+    def __init__(self, table: FaultTable, announce: Announce | None = None) -> None:
         self._table = table
+        self._announce = announce
 
     @servicer_errors
     async def Inject(
@@ -136,12 +158,21 @@ class FaultService(faults_pb2_grpc.FaultInjectorServicer):
     ) -> faults_pb2.FaultReply:
         return self._table.reply()
 
+    @servicer_errors
+    async def Announce(
+        self, request: faults_pb2.AnnounceRequest, _context: Context
+    ) -> faults_pb2.AnnounceReply:
+        if self._announce is None:
+            raise NotSupported("faults are announced to frontends")
+        self._announce(request)
+        return faults_pb2.AnnounceReply()
 
-def add_faults(server: grpc.aio.Server, table: FaultTable) -> str:
+
+def add_faults(server: grpc.aio.Server, table: FaultTable, announce: Announce | None = None) -> str:
     """Serve `table` on `server`; the service's full name, for reflection."""
     log.warning("fault injection is on")
     faults_pb2_grpc.add_FaultInjectorServicer_to_server(  # type: ignore[no-untyped-call]
-        FaultService(table), server
+        FaultService(table, announce), server
     )
     return FAULT_SERVICE
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import grpc.aio
 from prometheus_client import CollectorRegistry
@@ -17,11 +19,14 @@ from proa.runtime.selfcheck import check_port, keep_checking
 from proa.runtime.serve import serve
 from proa.runtime.server import add_reflection, listen, make_health, make_server
 from proa.runtime.tls import TlsFiles, export_expiry
+from proa.runtime.tracing import TracingInterceptor, open_tracing
+from proa.telemetry import Tracing
 
 log = logging.getLogger(__name__)
 
 # Health checks, reflection and calls that are about to be refused need room beside the work.
 SPARE_CALLS = 64
+UNTRACED: Mapping[str, str] = MappingProxyType({})  # an environment without tracing
 
 
 class StatelessSettings(Protocol):
@@ -55,18 +60,39 @@ class Service:
     check: Callable[[], Awaitable[None]]
 
 
+@asynccontextmanager
+async def tracing_of(
+    service: str, environ: Mapping[str, str], registry: CollectorRegistry
+) -> AsyncIterator[Tracing | None]:
+    """The tracing of this process, None if it is off; spans of the last calls are sent at the end.
+
+    service: as in `encoder`. Errors: SettingsError.
+    """
+    tracing = open_tracing(service, environ, registry)
+    try:
+        yield tracing
+    finally:
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
+
+
 async def serve_stateless(
     service: Service,
     settings: StatelessSettings,
     registry: CollectorRegistry,
     *,
     tls: TlsFiles | None = None,
+    tracing: Tracing | None = None,
     listening: asyncio.Future[tuple[int, int]] | None = None,
 ) -> None:
     """Serve until cancelled; `listening` gets the gRPC port and the admin port. With `tls`, callers
-    show a certificate of our CA."""
+    show a certificate of our CA. With `tracing`, sampled calls have a span."""
     table = FaultTable()
-    interceptors = [FaultInterceptor(table, service.name)] if settings.faults else []
+    interceptors: list[grpc.aio.ServerInterceptor[Any, Any]] = []
+    if tracing is not None:
+        interceptors.append(TracingInterceptor(tracing, service.name))
+    if settings.faults:
+        interceptors.append(FaultInterceptor(table, service.name))
     server = make_server(
         message_bytes_max=settings.message_bytes_max,
         calls_max=settings.calls_max + SPARE_CALLS,

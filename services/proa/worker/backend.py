@@ -24,6 +24,7 @@ from proa.worker import faults
 from proa.worker.faults import Fault, FaultKind
 from proa.worker.manifest import LOAD, PACKAGE_FILE, Package, ProgramSignature
 from proa.worker.programs import DTYPES, Program, load
+from proa.worker.spans import compute_span, open_compute
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class TritonPythonModel:
         self._injector = faults.Injector(self._record.active if self._record else tuple)
         self._finished = 0
         self._busy_s = 0.0
+        self._tracing = open_compute(os.environ)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
@@ -55,6 +57,8 @@ class TritonPythonModel:
     def finalize(self) -> None:
         if self._record:
             self._record.close()
+        if self._tracing:
+            self._tracing.close(timeout_s=1.0)
 
     def _load(self, folder: Path) -> dict[str, Program]:
         by_hash: dict[str, Program] = {}
@@ -94,7 +98,8 @@ class TritonPythonModel:
             return None
         started = time.monotonic()
         try:
-            outputs = self._compute(name, inputs, hits)
+            with compute_span(self._tracing, request, name, len(inputs[0])):
+                outputs = self._compute(name, inputs, hits)
         finally:
             self._finished += 1
             self._busy_s += time.monotonic() - started

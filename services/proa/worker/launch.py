@@ -18,7 +18,7 @@ import shutil
 import signal
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,12 +157,13 @@ def prepare(
     host: str,
     installed: Path | None = None,
     tls: Path | None = None,
+    more: Sequence[str] = (),
 ) -> Launch:
     """Put the backend folder together in `scratch` and return what to run.
 
     `environ`: the environment that tritonserver and its stubs inherit; `installed`: the folder of
-    a Triton to use in place of the wheel's; `tls`: the folder of its certificate, key and CA.
-    Raises EnvironmentLacks.
+    a Triton to use in place of the wheel's; `tls`: the folder of its certificate, key and CA;
+    `more`: further options. Raises EnvironmentLacks.
     """
     triton = find_installed(installed) if installed else find_wheel()
     backends = _backend_folder(triton, scratch) if triton.site else triton.backend.parent
@@ -195,7 +196,7 @@ def prepare(
     }
     command = [str(triton.server)]
     command += [f"--{name}={value}" for name, value in options.items() if name != _FLAG]
-    command += [f"--{_FLAG}", *_backend_options(prefix)]
+    command += [f"--{_FLAG}", *_backend_options(prefix), *more]
     return Launch(tuple(command), _environment(triton, environ), prefix)
 
 

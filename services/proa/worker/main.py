@@ -36,6 +36,7 @@ from proa.worker.canary import Canary, Probe, describe, has_faults, probes_of
 from proa.worker.faults import FILE_NAME, FaultRecord
 from proa.worker.renewal import Renewal, Renewed, lease_turn
 from proa.worker.settings import ANY_HOST, WorkerSettings
+from proa.worker.tracing import OFF, Export, export_of
 from proa.worker.triton import Triton
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ async def serve(settings: WorkerSettings, environ: Mapping[str, str]) -> None:
     repository = settings.repository
     probes = probes_of(repository)
     tls = open_tls(settings.tls_dir, "PROA_WORKER_TLS_DIR", WORKER)
+    export = export_of(settings.trace_url, environ)
     registry = CollectorRegistry()
     export_expiry(registry, {"services": tls})
     metrics = CanaryMetrics(registry)
@@ -71,13 +73,16 @@ async def serve(settings: WorkerSettings, environ: Mapping[str, str]) -> None:
             _clear_faults(scratch)
         own = {"PROA_WORKER_SCRATCH": str(scratch), "PROA_WORKER_THREADS": str(settings.threads)}
         own["PROA_WORKER_SERVICE_MS"] = str(settings.service_ms)
+        own |= export.environment() if export else OFF
         renewal = _renewal(settings, environ, tls)
         admin.start()
         try:
             log.info("starting Triton port=%d programs=%s", settings.port, describe(probes))
             await _first_of(
                 _lives(
-                    _Life(settings, {**environ, **own}, scratch, probes, admin, metrics, tls),
+                    _Life(
+                        settings, {**environ, **own}, scratch, probes, admin, metrics, tls, export
+                    ),
                     renewal,
                 ),
                 _beat(admin),
@@ -99,6 +104,7 @@ class _Life:
     admin: Admin
     metrics: CanaryMetrics
     tls: TlsFiles | None
+    export: Export | None
 
 
 async def _lives(life: _Life, renewal: Renewal) -> None:
@@ -120,6 +126,7 @@ async def _live(life: _Life, renewal: Renewal) -> None:
         host=settings.host,
         installed=settings.triton,
         tls=settings.tls_dir,
+        more=life.export.options() if life.export else (),
     )
     host = "127.0.0.1" if settings.host == ANY_HOST else settings.host
     canary_tls = life.tls.channel(WORKER) if life.tls else None

@@ -82,6 +82,11 @@ class WorkerSettings:
         env="PROA_WORKER_TLS_DIR",
         why="tls.crt, tls.key, ca.crt: mutual TLS at Triton's gRPC port, no HTTP; not set: neither",
     )
+    trace_url: str | None = setting(
+        None,
+        env="PROA_WORKER_TRACE_URL",
+        why="base URL of the collector's OTLP over HTTP, where OTEL_EXPORTER_OTLP_ENDPOINT is gRPC",
+    )
     restart_lease: str | None = setting(
         None,
         env="PROA_WORKER_RESTART_LEASE",
