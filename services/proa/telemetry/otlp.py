@@ -151,9 +151,16 @@ def _grpc_exporter(target: Target, timeout_s: float) -> SpanExporter:
     )
 
 
+class _Resource(Resource):
+    """Its hash is taken for every span, and would be that of its JSON, made anew each time."""
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
 def _resource(target: Target) -> Resource:
     """As the specification wants it; `attributes` of the environment win, but for the name."""
-    return Resource(
+    return _Resource(
         {
             "telemetry.sdk.language": "python",
             "telemetry.sdk.name": "opentelemetry",

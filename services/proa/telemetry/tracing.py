@@ -20,8 +20,8 @@ from proa.telemetry.spans import SpanRecord
 log = logging.getLogger(__name__)
 
 QUEUE_SPANS_MAX = 8_192  # some 10 MB at worst; beyond it spans are dropped
-# Encoding holds the interpreter lock, some 35 us a span: between small batches the loop gets in.
-BATCH_SPANS_MAX = 64
+# Encoding holds the interpreter lock, some 25 us a span: between small batches the loop gets in.
+BATCH_SPANS_MAX = 128
 DELAY_S = 0.5  # how long a span may wait for company
 PAUSE_S, PAUSE_S_MAX = 0.5, 8.0  # after a failed export, doubled at each
 WARN_EVERY_S = 60.0
