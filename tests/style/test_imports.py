@@ -24,7 +24,7 @@ def modules(package: str) -> list[Path]:
     return sorted((SERVICES / "proa" / package).rglob("*.py"))
 
 
-@pytest.mark.parametrize("package", ["codes", "dispatch"])
+@pytest.mark.parametrize("package", ["codes", "dispatch", "store/protocol"])
 def test_the_core_does_no_io(package: str) -> None:
     assert modules(package)
     found = [
@@ -36,7 +36,7 @@ def test_the_core_does_no_io(package: str) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("package", ["codes", "dispatch"])
+@pytest.mark.parametrize("package", ["codes", "dispatch", "store/protocol"])
 def test_the_core_throws_no_dice(package: str) -> None:
     found = [
         place(path, node.lineno)

@@ -1,0 +1,1 @@
+"""The embedding-parity store: tables that outlive the death of a shard (DESIGN 9)."""

@@ -1,0 +1,182 @@
+"""One shard's agent: the process beside its disk, owner of data blocks and keeper of parity blocks.
+
+Events in, actions out, no clock and no I/O. An agent begins from what its disk holds and with
+nothing else; when it is deposed it asks to be started again in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from proa.store.protocol import messages as ms
+from proa.store.protocol.actions import (
+    COORDINATOR,
+    Action,
+    CommitFailed,
+    Committed,
+    Event,
+    Fetched,
+    Phase,
+    ReadDone,
+    Received,
+    Restart,
+    RowsBad,
+    Send,
+    Ticked,
+)
+from proa.store.protocol.cluster_map import ClusterMap
+from proa.store.protocol.config import StoreConfig
+from proa.store.protocol.journal import Journal
+from proa.store.protocol.layout import Block, Layout
+from proa.store.protocol.owner import Owner
+from proa.store.protocol.parity import Parity
+from proa.store.protocol.pushes import Update
+from proa.store.protocol.storage import ShardImage, StampWrite
+
+Handler = Callable[[Any, Hashable, float], None]
+
+
+class Agent:
+    """`nonce` names the process: no two processes of a store ever have the same one."""
+
+    owner_class = Owner
+    parity_class = Parity
+
+    def __init__(
+        self,
+        layout: Layout,
+        shard: int,
+        config: StoreConfig,
+        image: ShardImage,
+        update: Update,
+        nonce: int,
+    ) -> None:
+        self.layout, self.shard, self.config, self.nonce = layout, shard, config, nonce
+        self._hello = ms.Hello(shard, nonce, image.disk, image.stamp)
+        self._out: list[Action] = []
+        self._journal = Journal(self._out)
+        self.parity = self.parity_class(layout, shard, image, self._journal, self._out)
+        self.owner = self.owner_class(
+            layout, shard, config, image, self._journal, update, self._out
+        )
+        self.epoch = 0
+        self.running = False
+        self.deposed = False
+        self.map = ClusterMap(-1, {})
+        self._asked_at = self._beat_at = float("-inf")
+        self._messages = self._message_handlers()
+
+    def _message_handlers(self) -> dict[type, Handler]:
+        owner, parity = self.owner, self.parity
+        return {
+            ms.Push: owner.pushes.arrived,
+            ms.Ack: lambda m, _, now: owner.shipping.acked(m, now),
+            ms.Delta: lambda m, sender, _: parity.delta(m, sender),
+            ms.Fence: lambda m, sender, _: parity.fence(m, sender),
+            ms.Adopt: lambda m, sender, _: parity.adopt(m, sender),
+            ms.Fenced: lambda m, _, now: owner.fenced(m, now),
+            ms.Adopted: lambda m, _, now: owner.adopted(m, now),
+            ms.Join: owner.join,
+            ms.Snapshot: lambda m, sender, _: parity.snapshot(m, sender),
+            ms.Joined: lambda m, sender, _: parity.joined(m, sender),
+            ms.Mismatch: lambda m, *_: parity.mismatch(m),
+            ms.Refused: lambda m, *_: self._refused(m),
+            ms.Grant: lambda m, _, now: self._granted(m, now),
+            ms.MapTold: lambda m, _, now: self._told(m.map, now),
+        }
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take in one event that happened at `now` (seconds); the actions it calls for."""
+        if self.deposed:
+            return []
+        self._dispatch(event, now)
+        if self.owner.repair.wanted:
+            self.owner.repair.hurry()
+        out = self._out.copy()
+        self._out.clear()
+        return out
+
+    def _dispatch(self, event: Event, now: float) -> None:
+        if isinstance(event, Received):
+            message = event.message
+            if self.running or isinstance(message, ms.Grant | ms.MapTold):
+                self._messages[type(message)](message, event.sender, now)
+            return
+        match event:
+            case Committed(ticket):
+                self._journal.done(ticket, now)
+            case Fetched():
+                self.owner.fetched(event, now)
+            case ReadDone():
+                self.owner.read_done(event, now)
+            case CommitFailed(ticket, stripes):
+                self._journal.failed(ticket)
+                if stripes:
+                    self.parity.failed(stripes)
+                else:
+                    self._depose("the disk takes no writes")
+            case RowsBad(block, rows):
+                self._rows_bad(block, rows)
+            case Ticked():
+                self._tick(now)
+
+    def _rows_bad(self, block: Block, rows: tuple[int, ...]) -> None:
+        if block.position >= self.layout.k:
+            self.parity.failed((block.stripe,))
+        else:
+            self.owner.repair.bad(block, set(rows))
+
+    def _tick(self, now: float) -> None:
+        if not self.running:
+            if now - self._asked_at >= self.config.resend_s:
+                self._asked_at = now
+                self._out.append(Send(COORDINATOR, self._hello))
+            return
+        if now - self._beat_at >= self.config.heartbeat_s:
+            self._beat_at = now
+            self._out.append(
+                Send(COORDINATOR, ms.Heartbeat(self.shard, self.epoch, self.map.version))
+            )
+        self.parity.ask()
+        self.owner.tick(now)
+
+    # --- membership
+
+    def _granted(self, grant: ms.Grant, _now: float) -> None:
+        """Stamp the disk first: a disk that was granted an epoch and does not know it would be
+        taken for one that has everything."""
+        if grant.nonce != self.nonce or self.epoch:
+            return
+        self.epoch, self.map = grant.epoch, grant.map
+        writes = (*self.parity.start(grant), StampWrite(grant.epoch))
+        self._journal.commit(writes, lambda now: self._run(grant, now))
+
+    def _run(self, grant: ms.Grant, now: float) -> None:
+        self.running = True
+        self.owner.start(grant, self.map, now)
+
+    def _told(self, told: ClusterMap, now: float) -> None:
+        if not self.epoch or told.version <= self.map.version:
+            return
+        entry = told.shards[self.shard]
+        self.map = told
+        if entry.epoch != self.epoch or not entry.up:
+            self._depose("another process may have this shard")
+            return
+        self.parity.learn(told)
+        if self.running:
+            self.owner.map_changed(told, now)
+
+    def _refused(self, told: ms.Refused) -> None:
+        if told.source == self.shard and told.epoch > self.epoch:
+            self._depose("a later owner has fenced this one")
+
+    def _depose(self, why: str) -> None:
+        self.deposed = True
+        self._out.append(Restart(why))
+
+    @property
+    def phase(self) -> Phase:
+        """Where its data blocks stand."""
+        return self.owner.state.phase

@@ -1,0 +1,28 @@
+"""The limits and times of the protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Times in seconds. No promise depends on them but one: a client must not use a map older than
+    `map_ttl_s`, by its own clock, counted from when it asked for it (facts ecrm F8, F15)."""
+
+    resend_s: float = 0.2
+    heartbeat_s: float = 0.25
+    # A shard whose heartbeat is missing for so long is declared down. Pushes that need its parity
+    # wait for that, and then until no client uses a map from before: 2 s in all.
+    detect_s: float = 1.2
+    map_ttl_s: float = 0.7
+    # Pushes that wait in an agent; beyond, they are refused as OVERLOADED.
+    pushes_max: int = 256
+    # Pushes applied in one commit.
+    round_max: int = 32
+    # Versions of a block that may wait for its parity; beyond, its pushes are OVERLOADED (F14).
+    outbox_max: int = 64
+    # Rows decoded at once when no push waits for them.
+    sweep_rows: int = 256
+    # So often a decode must find too little, everybody having answered, before rows are given up.
+    decode_tries: int = 3

@@ -1,0 +1,126 @@
+"""What the parts of one owner share: its data blocks and the peers that hold their parity."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from proa.store.protocol import messages as ms
+from proa.store.protocol.actions import Action, Phase
+from proa.store.protocol.cluster_map import ClusterMap
+from proa.store.protocol.config import StoreConfig
+from proa.store.protocol.journal import Journal
+from proa.store.protocol.layout import Block, Layout
+from proa.store.protocol.log import NO_SESSIONS, Entry, Sessions
+from proa.store.protocol.storage import BlockMeta, ShardImage
+
+
+@dataclass(slots=True)
+class Peer:
+    """A parity block that the owner waits for. base: version with which it joined; acked: on its
+    disk; sent: the next entry begins here."""
+
+    term: int
+    base: int
+    acked: int
+    sent: int
+    sent_at: float
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A push whose parts are written. `blocks`: where the parity has still to follow."""
+
+    push: ms.Push
+    sender: Hashable
+    blocks: int
+
+
+@dataclass(slots=True)
+class Owned:
+    """A data block. version: of the last commit given to the disk; durable: on the disk.
+    hold_until: acknowledge nothing before."""
+
+    block: Block
+    epoch: int = -1
+    version: int = -1
+    durable: int = -1
+    sessions: Sessions = NO_SESSIONS
+    pending: set[int] = field(default_factory=set)
+    lost: set[int] = field(default_factory=set)
+    outbox: deque[Entry] = field(default_factory=deque)
+    peers: dict[int, Peer] = field(default_factory=dict)
+    waiting: list[tuple[int, Waiting]] = field(default_factory=list)
+    wanted: set[int] = field(default_factory=set)
+    snapshots: int = 0
+    tries: int = 0
+    hold_until: float = 0.0
+
+    def meta(self) -> BlockMeta:
+        """What the disk keeps of it."""
+        return BlockMeta(
+            self.epoch, self.version, self.sessions, frozenset(self.pending), frozenset(self.lost)
+        )
+
+    def watermark(self) -> int:
+        """The last version that every parity block has (I3): what is safe from r losses."""
+        return min([peer.acked for peer in self.peers.values()], default=self.durable)
+
+    def trim(self) -> int:
+        """Forget entries that nobody can need; the version up to which they are gone."""
+        mark = min(self.watermark(), self.durable)
+        while not self.snapshots and self.outbox and self.outbox[0].to <= mark:
+            self.outbox.popleft()
+        return mark if not self.snapshots else -1
+
+
+class OwnerState:
+    """The data of one owner. Its parts add to `out`; the shell performs it. `busy`: blocks whose
+    parity is behind, or may be."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        shard: int,
+        config: StoreConfig,
+        image: ShardImage,
+        journal: Journal,
+        out: list[Action],
+    ) -> None:
+        self.layout = layout
+        self.shard = shard
+        self.config = config
+        self.journal = journal
+        self.out = out
+        self.phase = Phase.CLOSED
+        self.epoch = 0
+        self.open_at = 0.0
+        self.map = ClusterMap(0, {})
+        self.blocks = {block: self._load(block, image) for block in layout.data_of(shard)}
+        self.busy: dict[Block, Owned] = {}
+        self.parity_shards = layout.parity_shards_of(shard)
+
+    def _load(self, block: Block, image: ShardImage) -> Owned:
+        found = image.blocks.get(block)
+        if found is None:
+            return Owned(block)
+        meta = found.meta
+        return Owned(
+            block,
+            meta.epoch,
+            meta.version,
+            meta.version,
+            meta.sessions,
+            set(meta.pending),
+            set(meta.lost),
+            deque(found.outbox),
+        )
+
+    def pending(self) -> list[Owned]:
+        """The blocks with rows to decode."""
+        return [owned for owned in self.blocks.values() if owned.pending]
+
+    def is_open(self, now: float) -> bool:
+        """Whether pushes may be taken."""
+        return self.phase is Phase.OPEN and now >= self.open_at

@@ -1,0 +1,340 @@
+"""The parity blocks of one shard: deltas applied exactly once and in order (facts ecrm C5 W3).
+
+Invariant I1: P_j = XOR_i g_ji D_i^(a_j[i]), always: rows and version vector change in one commit.
+Memory runs ahead of the disk; whatever is said to others is said when the disk has it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+
+from proa.store import gf256
+from proa.store.protocol import messages as ms
+from proa.store.protocol.actions import Action, Note, Send
+from proa.store.protocol.cluster_map import ClusterMap, first_term
+from proa.store.protocol.journal import Journal
+from proa.store.protocol.layout import Block, Layout
+from proa.store.protocol.log import Entry, Mark
+from proa.store.protocol.storage import (
+    Applied,
+    FenceWrite,
+    LogWrite,
+    ShardImage,
+    StripeMeta,
+    StripeWrite,
+    Write,
+)
+
+
+@dataclass(slots=True)
+class Coded:
+    """One parity block. `durable`: versions on the disk, by position of the data block."""
+
+    stripe: int
+    position: int
+    term: int
+    vector: dict[int, Applied] = field(default_factory=dict)
+    undo: dict[int, deque[Entry]] = field(default_factory=dict)
+    durable: dict[int, int] = field(default_factory=dict)
+
+    def meta(self) -> StripeMeta:
+        """What the disk keeps of it."""
+        return StripeMeta(self.term, dict(self.vector))
+
+    def is_whole(self, k: int) -> bool:
+        """Whether all k members are included and their owners wait for it."""
+        return len(self.vector) == k and all(a.joined for a in self.vector.values())
+
+
+class Parity:
+    """Answers owners. It is silent until the shard has its grant (`start`)."""
+
+    def __init__(
+        self, layout: Layout, shard: int, image: ShardImage, journal: Journal, out: list[Action]
+    ) -> None:
+        self.layout = layout
+        self.shard = shard
+        self.stamp = 0
+        self.fences = dict(image.fences)
+        self.blocks = {block.stripe: self._load(block, image) for block in layout.parity_of(shard)}
+        self.incomplete = dict(self.blocks)
+        self._journal = journal
+        self._out = out
+
+    def _load(self, block: Block, image: ShardImage) -> Coded:
+        coded = Coded(block.stripe, block.position, term=0)
+        found = image.stripes.get(block.stripe)
+        if found is not None:
+            coded.term = found.meta.term
+            coded.vector = dict(found.meta.vector)
+            coded.undo = {i: deque(entries) for i, entries in found.undo.items()}
+            coded.durable = {i: applied.version for i, applied in coded.vector.items()}
+        return coded
+
+    def start(self, grant: ms.Grant) -> list[Write]:
+        """The shard runs under `grant.epoch`. What must be on the disk before anything else."""
+        self.stamp = grant.epoch
+        self.learn(grant.map)
+        writes: list[Write] = [FenceWrite(s, epoch) for s, epoch in self.fences.items()]
+        if grant.trusted and not grant.first:
+            return writes
+        for coded in self.blocks.values():
+            coded.term = first_term(grant.epoch)
+            members = range(self.layout.k)
+            coded.vector = (
+                {i: Applied(0, 0, joined=True) for i in members}
+                if grant.first
+                else {i: replace(a, joined=False) for i, a in coded.vector.items()}
+            )
+            writes.append(StripeWrite(coded.stripe, coded.meta()))
+        return writes
+
+    def learn(self, told: ClusterMap) -> None:
+        """An owner that the coordinator has replaced is fenced from here on."""
+        for source, entry in told.shards.items():
+            self.fences[source] = max(self.fences.get(source, 0), entry.epoch)
+
+    # --- deltas
+
+    def delta(self, delta: ms.Delta, sender: Hashable) -> None:
+        """W3: apply it, or say why not."""
+        coded = self.blocks.get(delta.block.stripe)
+        if coded is None or coded.term != delta.term:
+            return  # from or for another life of this block; Join sets its owner right
+        if self.is_fenced(delta.block, delta.epoch):
+            source = self.layout.shard_of(*delta.block)
+            self._out.append(Send(sender, ms.Refused(source, self.fences[source])))
+            return
+        applied = coded.vector.get(delta.block.position)
+        if applied is None or not applied.joined or applied.epoch != delta.epoch:
+            return
+        order = self.order(applied.version, delta.entry)
+        if order == 0:
+            self._apply(coded, delta, applied, sender)
+        else:
+            self._ack(coded, delta.block, delta.epoch, sender, gap=order > 0)
+
+    def is_fenced(self, block: Block, epoch: int) -> bool:
+        """Whether a later owner of this block is known."""
+        return epoch < self.fences.get(self.layout.shard_of(*block), 0)
+
+    def order(self, version: int, entry: Entry) -> int:
+        """Whether the entry was applied before (-1), is the next one (0), or is too early (1)."""
+        if entry.to <= version:
+            return -1
+        return int(entry.start != version)
+
+    def _apply(self, coded: Coded, delta: ms.Delta, applied: Applied, sender: Hashable) -> None:
+        block, entry = delta.block, delta.entry
+        coded.vector[block.position] = replace(
+            applied, version=entry.to, sessions=applied.sessions.add(entry.marks)
+        )
+        ring = coded.undo.setdefault(block.position, deque())
+        while ring and ring[0].to <= delta.watermark:
+            ring.popleft()
+        ring.append(entry)
+        self._write(
+            coded,
+            block.position,
+            StripeWrite(
+                coded.stripe,
+                coded.meta(),
+                rows=entry.rows,
+                delta=self._factor(coded, block.position, entry),
+                source=block.position,
+                undo=LogWrite(append=entry, trim_to=delta.watermark),
+            ),
+            lambda: self._ack(coded, block, delta.epoch, sender),
+        )
+
+    def _factor(self, coded: Coded, member: int, entry: Entry) -> gf256.Bytes:
+        return gf256.scaled(self.layout.coefficient(coded.position, member), entry.delta)
+
+    def _ack(
+        self, coded: Coded, block: Block, epoch: int, sender: Hashable, *, gap: bool = False
+    ) -> None:
+        version = coded.durable.get(block.position)
+        if version is not None:
+            ack = ms.Ack(block, coded.position, coded.term, epoch, version, gap)
+            self._out.append(Send(sender, ack))
+
+    # --- a new owner
+
+    def fence(self, fence: ms.Fence, sender: Hashable) -> None:
+        """Recovery (1): from here on nothing of earlier owners is taken."""
+        known = self.fences.get(fence.source, 0)
+        if fence.epoch < known:
+            self._out.append(Send(sender, ms.Refused(fence.source, known)))
+            return
+        self.fences[fence.source] = fence.epoch
+
+        def answer(_now: float) -> None:
+            held = self._held(fence.source)
+            self._out.append(
+                Send(sender, ms.Fenced(self.shard, fence.source, fence.epoch, self.stamp, held))
+            )
+
+        self._journal.commit((FenceWrite(fence.source, fence.epoch),), answer)
+
+    def _held(self, source: int) -> dict[tuple[Block, int], tuple[int, Applied]]:
+        return {
+            (block, coded.position): (coded.term, coded.vector[block.position])
+            for block, coded in self._of(source)
+            if block.position in coded.vector
+        }
+
+    def _of(self, source: int) -> list[tuple[Block, Coded]]:
+        return [
+            (Block(coded.stripe, position), coded)
+            for coded in self.blocks.values()
+            for position in range(self.layout.k)
+            if self.layout.shard_of(coded.stripe, position) == source
+        ]
+
+    def adopt(self, adopt: ms.Adopt, sender: Hashable) -> None:
+        """Recovery (3): go back to the version that all parity blocks have, once per epoch."""
+        if adopt.epoch != self.fences.get(adopt.source, 0):
+            return
+        for block, coded in self._of(adopt.source):
+            asked = adopt.versions.get((block, coded.position))
+            applied = coded.vector.get(block.position)
+            if asked is None or applied is None or asked[0] != coded.term:
+                continue
+            if applied.joined and applied.epoch < adopt.epoch:
+                self._go_back(coded, block.position, adopt.epoch, asked[1])
+        held = self._held(adopt.source)
+
+        def answer(_now: float) -> None:
+            self._out.append(Send(sender, ms.Adopted(self.shard, adopt.source, adopt.epoch, held)))
+
+        self._journal.commit((), answer)
+
+    def _go_back(self, coded: Coded, member: int, epoch: int, version: int) -> None:
+        ring = coded.undo.get(member, deque())
+        applied = coded.vector[member]
+        undone: list[Mark] = []
+        while applied.version > version:
+            if not ring or ring[-1].to != applied.version:
+                self.reset(coded, "undo-ring-too-short")
+                return
+            entry = ring.pop()
+            undone.extend(entry.marks)
+            applied = replace(applied, version=entry.start)
+            self._undo(coded, member, entry)
+        sessions = applied.sessions.remove(undone)
+        coded.vector[member] = replace(applied, epoch=epoch, sessions=sessions)
+        undo = LogWrite(cut_to=version)
+        write = StripeWrite(coded.stripe, coded.meta(), source=member, undo=undo)
+        self._write(coded, member, write, lambda: None)
+
+    def _undo(self, coded: Coded, member: int, entry: Entry) -> None:
+        """XOR is its own inverse. The meta follows in the next commit of the same batch."""
+        self._journal.hold(
+            StripeWrite(
+                coded.stripe,
+                coded.meta(),
+                rows=entry.rows,
+                delta=self._factor(coded, member, entry),
+            )
+        )
+
+    # --- starting again
+
+    def reset(self, coded: Coded, why: str) -> None:
+        """F5: forget everything of this stripe and collect it anew."""
+        coded.term += 1
+        coded.vector, coded.undo, coded.durable = {}, {}, {}
+        self.incomplete[coded.stripe] = coded
+        self._out.append(Note(why, Block(coded.stripe, coded.position)))
+        self._journal.commit((StripeWrite(coded.stripe, coded.meta(), reset=True),))
+
+    def ask(self) -> None:
+        """Ask owners for what is missing; repeated until nothing is."""
+        for coded in [c for c in self.incomplete.values() if c.is_whole(self.layout.k)]:
+            del self.incomplete[coded.stripe]
+        for coded in self.incomplete.values():
+            for position in range(self.layout.k):
+                applied = coded.vector.get(position)
+                if applied is None or not applied.joined:
+                    have = None if applied is None else (applied.epoch, applied.version)
+                    block = Block(coded.stripe, position)
+                    join = ms.Join(block, coded.position, coded.term, have)
+                    self._out.append(Send(self.layout.shard_of(*block), join))
+
+    def snapshot(self, told: ms.Snapshot, sender: Hashable) -> None:
+        """Recovery (6): include a block as its owner had it at the watermark."""
+        coded = self.blocks[told.block.stripe]
+        member = told.block.position
+        if coded.term != told.term or member in coded.vector or self._outdated(told):
+            return
+        coded.vector[member] = Applied(
+            told.epoch, told.version, joined=True, sessions=told.sessions
+        )
+        entry = Entry(0, told.version, told.rows, told.data)
+        self._write(
+            coded,
+            member,
+            StripeWrite(
+                coded.stripe,
+                coded.meta(),
+                rows=told.rows if len(told.rows) else None,
+                delta=self._factor(coded, member, entry) if len(told.rows) else None,
+            ),
+            lambda: self._ack(coded, told.block, told.epoch, sender),
+        )
+
+    def joined(self, told: ms.Joined, sender: Hashable) -> None:
+        """What this block has of `told.block` was right all along."""
+        coded = self.blocks[told.block.stripe]
+        member = told.block.position
+        applied = coded.vector.get(member)
+        if coded.term != told.term or applied is None or applied.joined or self._outdated(told):
+            return
+        if (applied.epoch, applied.version) != (told.epoch, told.version):
+            return
+        coded.vector[member] = replace(applied, joined=True)
+        self._write(
+            coded,
+            member,
+            StripeWrite(coded.stripe, coded.meta()),
+            lambda: self._ack(coded, told.block, told.epoch, sender),
+        )
+
+    def mismatch(self, told: ms.Mismatch) -> None:
+        """What this block has is of no use."""
+        coded = self.blocks[told.block.stripe]
+        if coded.term == told.term:
+            self.reset(coded, "parity-reset")
+
+    def _outdated(self, told: ms.Snapshot | ms.Joined) -> bool:
+        """Whether its sender was replaced; if not, those before it were."""
+        if self.is_fenced(told.block, told.epoch):
+            return True
+        source = self.layout.shard_of(*told.block)
+        if told.epoch > self.fences.get(source, 0):
+            self.fences[source] = told.epoch
+            self._journal.hold(FenceWrite(source, told.epoch))
+        return False
+
+    def _write(
+        self, coded: Coded, member: int, write: StripeWrite, then: Callable[[], None]
+    ) -> None:
+        term, version = coded.term, coded.vector[member].version
+
+        def done(_now: float) -> None:
+            if coded.term == term:
+                coded.durable[member] = version
+                then()
+
+        self._journal.commit((write,), done)
+
+    def failed(self, stripes: tuple[int, ...]) -> None:
+        """A row of these blocks is gone or fails its crc: nothing can be added to it (F10)."""
+        for stripe in stripes:
+            self.reset(self.blocks[stripe], "parity-row-bad")
+
+    def whole(self) -> bool:
+        """Whether every parity block of the shard includes all its members."""
+        return all(coded.is_whole(self.layout.k) for coded in self.blocks.values())

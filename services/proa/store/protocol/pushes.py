@@ -1,0 +1,239 @@
+"""Pushes: admission, one round after the other, commit (facts ecrm C5 W1, W2).
+
+A round takes the pushes that wait, in order, reads their rows, applies them one after the other and
+commits all of it at once: rows, versions, outbox, sessions. The next round begins right then: the
+disk performs its reads after this commit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from functools import partial
+
+import numpy as np
+
+from proa.store.gf256 import Bytes
+from proa.store.protocol import messages as ms
+from proa.store.protocol.actions import Found, Send
+from proa.store.protocol.layout import Block
+from proa.store.protocol.log import Entry, Mark, Rows
+from proa.store.protocol.owned import Owned, OwnerState, Waiting
+from proa.store.protocol.shipping import Shipping
+from proa.store.protocol.storage import BlockWrite, LogWrite
+
+Key = tuple[int, int]
+Update = Callable[[Bytes, Bytes], Bytes]
+
+
+class Pushes:
+    """`update(old, payload)`: the new rows, uint8 [rows, width], bit by bit the same for the same
+    arguments: the optimiser. `want(owned, rows)`: decode these rows first."""
+
+    def __init__(
+        self,
+        state: OwnerState,
+        shipping: Shipping,
+        update: Update,
+        want: Callable[[Owned, set[int]], None],
+    ) -> None:
+        self._state = state
+        self._shipping = shipping
+        self._update = update
+        self._want = want
+        self._queue: deque[tuple[ms.Push, Hashable]] = deque()
+        self._under_way: dict[Key, Waiting | None] = {}
+        self._round: tuple[int, list[tuple[ms.Push, Hashable]], dict[Block, Rows]] | None = None
+
+    def arrived(self, push: ms.Push, sender: Hashable, now: float) -> None:
+        """W1, or why not. A push that is under way is answered once, when it is done."""
+        why = self._refusal(push, now)
+        if why is not None:
+            self._refuse(push, sender, why)
+        elif not self._is_known(push, sender):
+            self._queue.append((push, sender))
+            self._under_way[push.worker, push.step] = None
+            self.pump(now)
+
+    def _is_known(self, push: ms.Push, sender: Hashable) -> bool:
+        waiting = self._under_way.get((push.worker, push.step))
+        if waiting is not None and waiting.blocks > 0:
+            waiting.sender = sender
+            return True
+        return waiting is None and (push.worker, push.step) in self._under_way
+
+    def _refusal(self, push: ms.Push, now: float) -> ms.Refusal | None:
+        state = self._state
+        if not state.is_open(now):
+            return ms.Refusal.NOT_OWNER
+        if push.epoch != state.epoch:
+            return ms.Refusal.STALE_MAP
+        blocks = {part.block for part in push.parts}
+        if not 0 < len(blocks) == len(push.parts) or not all(map(self._is_valid, push.parts)):
+            return ms.Refusal.INVALID
+        full = any(
+            len(state.blocks[part.block].outbox) >= state.config.outbox_max for part in push.parts
+        )
+        if full or len(self._queue) >= state.config.pushes_max:
+            return ms.Refusal.OVERLOADED
+        return None
+
+    def _is_valid(self, part: ms.Part) -> bool:
+        layout, rows = self._state.layout, part.rows
+        return (
+            part.block in self._state.blocks
+            and 0 < len(rows) == len(part.payload)
+            and rows[0] >= 0
+            and rows[-1] < layout.rows
+            and bool((rows[1:] > rows[:-1]).all())
+            and part.payload.shape[1:] == (layout.width,)
+        )
+
+    def _refuse(
+        self,
+        push: ms.Push,
+        sender: Hashable,
+        why: ms.Refusal,
+        lost: tuple[tuple[Block, int], ...] = (),
+    ) -> None:
+        refused = ms.PushRefused(push.worker, push.step, why, lost)
+        self._state.out.append(Send(sender, refused))
+
+    # --- rounds
+
+    def pump(self, now: float) -> None:
+        """Begin a round if none is under way and something can be done."""
+        if self._round is not None or not self._queue:
+            return
+        chosen: list[tuple[ms.Push, Hashable]] = []
+        stay: deque[tuple[ms.Push, Hashable]] = deque()
+        while self._queue:
+            push, sender = self._queue.popleft()
+            if len(chosen) >= self._state.config.round_max or not self._is_ready(push, sender):
+                if (push.worker, push.step) in self._under_way:
+                    stay.append((push, sender))
+            else:
+                chosen.append((push, sender))
+        self._queue = stay
+        if not chosen:
+            return
+        rows: dict[Block, list[Rows]] = {}
+        for push, _ in chosen:
+            for part in self._parts(push):
+                rows.setdefault(part.block, []).append(part.rows)
+        asked = {
+            block: found[0] if len(found) == 1 else np.unique(np.concatenate(found))
+            for block, found in rows.items()
+        }
+        self._round = (0, chosen, asked)
+        if asked:
+            self._round = (self._state.journal.fetch(asked), chosen, asked)
+        else:
+            self._apply({}, now)
+
+    def _is_ready(self, push: ms.Push, sender: Hashable) -> bool:
+        """Whether its rows are all there. Lost ones: it is refused; pending ones: it waits."""
+        ready = True
+        lost: list[tuple[Block, int]] = []
+        for part in self._parts(push):
+            owned = self._state.blocks[part.block]
+            if not owned.pending and not owned.lost:
+                continue
+            rows = set(part.rows.tolist())
+            lost.extend((part.block, row) for row in sorted(rows & owned.lost))
+            if rows & owned.pending:
+                ready = False
+                self._want(owned, rows & owned.pending)
+        if lost:
+            self._refuse(push, sender, ms.Refusal.DATA_LOST, tuple(lost))
+            del self._under_way[push.worker, push.step]
+            return False
+        return ready
+
+    def _parts(self, push: ms.Push) -> list[ms.Part]:
+        """The parts that are not in their blocks yet (F2)."""
+        blocks = self._state.blocks
+        return [
+            part
+            for part in push.parts
+            if not blocks[part.block].sessions.includes(push.worker, push.step)
+        ]
+
+    def fetched(self, ticket: int, found: Found, now: float) -> None:
+        """The old rows came: W1's arithmetic and W2."""
+        assert self._round is not None
+        assert self._round[0] == ticket
+        _, chosen, asked = self._round
+        bad = False
+        for block, (_, missing) in found.items():
+            if missing:
+                # Touched but absent, or a wrong crc: decoded like a lost row, never taken as zero.
+                bad = True
+                self._state.blocks[block].pending |= {int(asked[block][i]) for i in missing}
+        if bad:
+            self._round = None
+            self._queue.extendleft(reversed(chosen))
+            self.pump(now)
+        else:
+            self._apply(found, now)
+
+    def _apply(self, found: Found, now: float) -> None:
+        assert self._round is not None
+        _, chosen, asked = self._round
+        self._round = None
+        data = {block: rows.copy() for block, (rows, _) in found.items()}
+        marks: dict[Block, list[Mark]] = {block: [] for block in data}
+        for push, _ in chosen:
+            for part in self._parts(push):
+                where = np.searchsorted(asked[part.block], part.rows)
+                rows = data[part.block]
+                rows[where] = self._update(rows[where], part.payload)
+                marks[part.block].append(Mark(push.worker, push.step, push.floor))
+        writes = [
+            self._advance(block, asked[block], found[block][0], data[block], tuple(marks[block]))
+            for block in data
+        ]
+        for push, sender in chosen:
+            self._wait(push, sender)
+        for push, _ in chosen:
+            for part in push.parts:
+                self._shipping.settle(self._state.blocks[part.block], now)
+        durable = {block: self._state.blocks[block].version for block in data}
+        if writes:
+            self._state.journal.commit(tuple(writes), partial(self._written, durable))
+        self.pump(now)
+
+    def _advance(
+        self, block: Block, rows: Rows, old: Bytes, new: Bytes, marks: tuple[Mark, ...]
+    ) -> BlockWrite:
+        owned = self._state.blocks[block]
+        entry = Entry(owned.version, owned.version + 1, rows, old ^ new, marks)
+        owned.version += 1
+        owned.sessions = owned.sessions.add(marks)
+        owned.outbox.append(entry)
+        log = LogWrite(append=entry, trim_to=owned.trim())
+        return BlockWrite(block, owned.meta(), rows, new, log)
+
+    def _wait(self, push: ms.Push, sender: Hashable) -> None:
+        """It is answered when every one of its blocks is safe in the version it has now."""
+        self._forget_old()
+        waiting = Waiting(push, sender, len(push.parts))
+        self._under_way[push.worker, push.step] = waiting
+        for part in push.parts:
+            owned = self._state.blocks[part.block]
+            owned.waiting.append((owned.version, waiting))
+            self._state.busy[part.block] = owned
+
+    def _forget_old(self) -> None:
+        if len(self._under_way) > 2 * self._state.config.pushes_max:
+            self._under_way = {
+                key: w for key, w in self._under_way.items() if w is None or w.blocks > 0
+            }
+
+    def _written(self, durable: dict[Block, int], now: float) -> None:
+        """W2 is done: W3, and W4 where there is no parity to wait for."""
+        for block, version in durable.items():
+            owned = self._state.blocks[block]
+            owned.durable = version
+            self._shipping.ship(owned, now)
+            self._shipping.settle(owned, now)

@@ -1,0 +1,49 @@
+"""Rows as a disk keeps them: their bytes and a crc, so that a wrong row is known to be wrong.
+
+DESIGN 9, facts ecrm C2 and F10: touched but absent, or a wrong crc, is an erasure; only a row that
+nobody ever touched may be taken for its initial value (all zero, for rows are kept XORed with it).
+The crc is that of zlib: crc32c is not in Python's library. It is no part of what is coded.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from proa.store.gf256 import Bytes
+from proa.store.protocol.log import Rows
+
+CRC_BYTES = 4
+
+
+def pack(data: Bytes) -> list[bytes]:
+    """One record per row of uint8 [rows, width]: width bytes, then crc32, little-endian."""
+    rows = [row.tobytes() for row in data]
+    return [row + zlib.crc32(row).to_bytes(CRC_BYTES, "little") for row in rows]
+
+
+def unpack(
+    rows: Rows, records: Sequence[bytes | None], touched: Collection[int], width: int
+) -> tuple[Bytes, frozenset[int]]:
+    """uint8 [rows, width], and the indices of `rows` that are erasures (zero in the array).
+
+    records: per row what the disk has, None for nothing; touched: rows that were ever written.
+    """
+    zero = bytes(width)
+    found: list[bytes] = []
+    missing: list[int] = []
+    for index, record in enumerate(records):
+        if record is None:
+            if int(rows[index]) in touched:
+                missing.append(index)
+            found.append(zero)
+            continue
+        content = record[:width]
+        if record[width:] != zlib.crc32(content).to_bytes(CRC_BYTES, "little"):
+            missing.append(index)
+            content = zero
+        found.append(content)
+    data = np.frombuffer(b"".join(found), np.uint8).reshape(len(rows), width)
+    return data, frozenset(missing)

@@ -1,0 +1,115 @@
+"""Rows that a new owner has still to decode: at first touch, and by a background sweep.
+
+Facts ecrm C5 recovery (4). A pending row was not written since the version the block was rebuilt
+from, so whatever version a parity block includes, its share of that row is the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from proa.store.gf256 import Bytes
+from proa.store.protocol.actions import Note, Phase, Read
+from proa.store.protocol.gather import Gather, Verdict
+from proa.store.protocol.layout import Block
+from proa.store.protocol.log import Rows, between
+from proa.store.protocol.owned import Owned, OwnerState
+from proa.store.protocol.storage import BlockWrite, View
+
+
+class Repair:
+    """At most one decode per block at a time; rows that pushes wait for go first."""
+
+    def __init__(self, state: OwnerState) -> None:
+        self._state = state
+        self.wanted: dict[Block, Owned] = {}
+        self._gathers: dict[Block, Gather] = {}
+        self._reads: dict[int, tuple[Owned, Gather, Block]] = {}
+
+    def want(self, owned: Owned, rows: set[int]) -> None:
+        """Decode these rows before all others."""
+        owned.wanted |= rows
+        self.wanted[owned.block] = owned
+
+    def bad(self, block: Block, rows: set[int]) -> None:
+        """These rows on the disk are not what was written."""
+        owned = self._state.blocks[block]
+        owned.pending |= rows - owned.lost
+
+    def hurry(self) -> None:
+        """Begin to decode rows that pushes wait for."""
+        wanted, self.wanted = self.wanted, {}
+        self._start(list(wanted.values()))
+
+    def sweep(self) -> None:
+        """Begin a decode for every block that has pending rows and none under way."""
+        if self._state.phase is Phase.OPEN:
+            self._start(self._state.pending())
+
+    def _start(self, blocks: list[Owned]) -> None:
+        state = self._state
+        for owned in blocks:
+            if not owned.pending or owned.block in self._gathers:
+                continue
+            chosen = owned.wanted & owned.pending or owned.pending
+            rows = np.array(sorted(chosen)[: state.config.sweep_rows], np.intp)
+            gather = Gather(state.layout, state.map, owned.block, rows)
+            asked = gather.start()
+            if asked:
+                self._gathers[owned.block] = gather
+                self._read(owned, gather, asked)
+
+    def _read(self, owned: Owned, gather: Gather, asked: list[Block]) -> None:
+        state = self._state
+        for block in asked:
+            shard = state.layout.shard_of(*block)
+            ticket = state.journal.ticket()
+            self._reads[ticket] = (owned, gather, block)
+            disk = gather.map.shards[shard].disk
+            state.out.append(Read(ticket, shard, disk, block, gather.rows))
+
+    def read_done(self, ticket: int, view: View | None) -> bool:
+        """An answer came; True: rows were repaired or given up, pushes may go on."""
+        owned, gather, block = self._reads.pop(ticket)
+        further, verdict = gather.take(block, view)
+        self._read(owned, gather, further)
+        if verdict is None:
+            return False
+        del self._gathers[owned.block]
+        return self._repaired(owned, verdict)
+
+    def _repaired(self, owned: Owned, verdict: Verdict) -> bool:
+        """Write what was found, forward from the parity's version to the block's own."""
+        keep = np.array([int(row) in owned.pending for row in verdict.rows], bool)
+        rows, data = verdict.rows[keep], verdict.data[keep]
+        if len(rows) and verdict.epoch == owned.epoch:
+            width = self._state.layout.width
+            change = between(owned.outbox, verdict.version, owned.version, rows, width)
+            if change is None:
+                return False
+            owned.tries = 0
+            self._note(owned, rows, data ^ change)
+            return True
+        if verdict.lost:
+            owned.tries += 1
+            if owned.tries >= self._state.config.decode_tries:
+                self._give_up(owned, set(verdict.lost) & owned.pending)
+                return True
+        return False
+
+    def _note(self, owned: Owned, rows: Rows, data: Bytes) -> None:
+        owned.pending -= set(rows.tolist())
+        owned.wanted &= owned.pending
+        touched = data.any(axis=1)
+        write = BlockWrite(owned.block, owned.meta(), rows[touched], data[touched])
+        self._state.journal.commit((write,))
+        self._state.out.append(Note("rows-decoded", owned.block, tuple(rows.tolist())))
+
+    def _give_up(self, owned: Owned, rows: set[int]) -> None:
+        """More than r losses (F9): said so, by name, to whoever asks for these rows."""
+        owned.tries = 0
+        owned.pending -= rows
+        owned.wanted &= owned.pending
+        owned.lost |= rows
+        self._state.journal.commit((BlockWrite(owned.block, owned.meta()),))
+        self._state.out.append(Note("data-lost", owned.block, tuple(sorted(rows))))
