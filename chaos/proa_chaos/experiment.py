@@ -10,6 +10,7 @@ ACTIONS = ("slow", "pause", "kill", "drain", "error", "drop", "partition", "cpu-
 PROA, CHAOS_MESH = "proa", "chaos-mesh"
 """Who acts a fault out: we ourselves, or Chaos Mesh."""
 MODES = ("one", "all", "fixed", "fixed-percent", "random-max-percent")
+SITES = ("output", "weight", "activation")
 PHASES = ("before", "during", "after")
 ALL = "all"
 """The phases together, where a probe looks at the whole run."""
@@ -53,14 +54,15 @@ class Parameters:
 
     probability: share of the calls. program: the calls it hits, empty for all. how: of a
     pause, `calls` block or the `process` is stopped; of a kill in a cluster, `delete` or `evict`.
-    load: percent of a CPU for each of `workers`. cordon: of a drain in a cluster, nothing new is
-    scheduled on the node.
+    site: where bits are flipped. load: percent of a CPU for each of `workers`. cordon: of a drain
+    in a cluster, nothing new is scheduled on the node.
     """
 
     delay_ms: int = 0
     probability: float = 1.0
     program: str = ""
     bits: int = 1
+    site: str = SITES[0]
     how: str = "calls"
     workers: int = 1
     load: int = 100

@@ -26,6 +26,7 @@ from proa_chaos.experiment import (
     CHAOS_MESH,
     MODES,
     PROA,
+    SITES,
     Choice,
     Expression,
     Fault,
@@ -116,7 +117,8 @@ _DELAY_S = Field("delay", duration(0.001, FAULT_S_MAX), NEEDED, "added to every 
 
 
 def _parameters(**values: Any) -> Parameters:
-    values.pop("target", None)
+    if "target" in values:
+        values["site"] = values.pop("target")
     if "delay" in values:
         values["delay_ms"] = round(values.pop("delay") * 1000)
     return Parameters(**values)
@@ -147,12 +149,13 @@ PARAMETERS: Mapping[str, Reader[Parameters]] = {
     ),
     "bitflip": table(
         _parameters,
-        Field("target", one_of(("output",)), "output", "whose bits: only outputs in this version"),
-        Field("bits", integer(1, 4096), 1, "of one answer"),
+        Field("target", one_of(SITES), SITES[0],
+              "whose bits: answers, weights in memory, or accumulators of checked products"),
+        Field("bits", integer(1, 4096), 1, "so many at a time"),
         _PROBABILITY,
         _PROGRAM,
     ),
-}
+}  # fmt: skip
 
 
 def _values(**values: Any) -> dict[str, Any]:

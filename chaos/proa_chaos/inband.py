@@ -34,6 +34,11 @@ KINDS = {
     "bitflip": faults_pb2.BITFLIP,
     "partition": faults_pb2.DROP,
 }
+SITES = {
+    "output": faults_pb2.OUTPUT,
+    "weight": faults_pb2.WEIGHT,
+    "activation": faults_pb2.ACTIVATION,
+}
 WORKER_ROLES = ("worker", "parity-worker")
 _SERVICE = "/proa.api.v1.FaultInjector/"
 
@@ -67,6 +72,7 @@ class InBand:
             delay_ms=hit.fault.parameters.delay_ms,
             bits=hit.fault.parameters.bits,
             seed=self._seed,
+            site=SITES[hit.fault.parameters.site],
         )
         await self._ask(
             acting(hit), faults_pb2.FaultRequest(inject=faults_pb2.InjectRequest(fault=fault))

@@ -44,6 +44,7 @@ spec:
     inputs: [{{name: image, dtype: FP32, shape: [1, 8, 8]}}]
     outputs: [{{name: logits, dtype: FP32, shape: [10]}}]
   redundancy: {redundancy}
+  protection: {protection}
   slo: {{latencyMs: {latency_ms:g}, defaultDeadlineMs: 2000}}
 """
 
@@ -53,6 +54,7 @@ def write_spec(
     redundancy: str = "policy: auto",
     name: str = "digits",
     *,
+    protection: str = "mode: none",
     latency_ms: float = 50.0,
 ) -> Path:
     """A spec of the fake workers' model; `redundancy`: the keys that differ from the usual ones.
@@ -60,7 +62,12 @@ def write_spec(
     usual = {"parity": {"2": ["parity.pt2"]}, "placement": "inline"}
     fields = {**usual, **yaml.safe_load(f"{{{redundancy}}}")}
     path = folder / f"{name}.yaml"
-    text = SPEC.format(name=name, redundancy=json.dumps(fields), latency_ms=latency_ms)
+    text = SPEC.format(
+        name=name,
+        redundancy=json.dumps(fields),
+        protection=f"{{{protection}}}",
+        latency_ms=latency_ms,
+    )
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -179,6 +186,7 @@ async def cluster(
     roles: dict[int, str] | None = None,
     fakes: list[FakeTriton] | None = None,
     up: int | None = None,
+    protection: str = "mode: none",
     latency_ms: float = 50.0,
     **settings: object,
 ) -> AsyncIterator[Cluster]:
@@ -189,7 +197,9 @@ async def cluster(
         for worker in found:
             await stack.enter_async_context(worker)
         values = {
-            "specs": str(write_spec(folder, redundancy, latency_ms=latency_ms)),
+            "specs": str(
+                write_spec(folder, redundancy, protection=protection, latency_ms=latency_ms)
+            ),
             "workers": worker_list("digits", found, roles),
             **settings,
         }

@@ -28,6 +28,23 @@ class Linear(torch.nn.Module):
         return self.layer(image.flatten(1))
 
 
+class Perceptron(torch.nn.Module):
+    """Two checkable layers, `first` and `second`, with a bias: zeros do not stay zeros."""
+
+    def __init__(self, *, bad: float | None = None, mixed: bool = False) -> None:
+        """`bad`: one weight of `second`. `mixed`: after a convolution."""
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.second = torch.nn.Linear(16, 160), torch.nn.Linear(160, 3)
+        self.conv = torch.nn.Conv2d(1, 1, 1) if mixed else torch.nn.Identity()
+        if bad is not None:
+            with torch.no_grad():
+                self.second.weight[1, 2] = bad
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(self.conv(image).flatten(1))))
+
+
 class Logarithm(torch.nn.Module):
     """NaN for negative inputs, finite for zeros."""
 

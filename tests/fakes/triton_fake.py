@@ -33,7 +33,8 @@ Floats = NDArray[np.float32]
 IMAGE = (1, 8, 8)
 CLASSES = 10
 MAX_BATCH = 8
-LOAD = "proa.load"
+LOAD, ABFT = "proa.load", "proa.abft"
+CORRUPTED = "silent data corruption in layer fc (row 0, column 3), not repaired"
 MESSAGE_BYTES_MAX = 64 << 20
 WEIGHTS: Floats = np.random.default_rng(7).normal(size=(CLASSES, 64)).astype(np.float32)
 
@@ -65,7 +66,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     that much later, without holding it; `pause()` / `resume()` computations block (half-alive:
     everything else answers); `fail_next(n, status)`; `change` alters the outputs before they are
     sent (wrong shapes, NaN); `ready` what the ready calls say; `package`, `programs`, `code` what
-    the model configuration says; `reports_load`: whether there is an output `proa.load`.
+    the model configuration says; `reports_load`: whether there is an output `proa.load`; `verdict`:
+    what output `proa.abft` of the deployed program says (8 numbers, or any array), None: there is
+    none; `corrupt_next(n)`: it finds its next n computations of a program to be wrong, and refuses.
     Counters: `calls` by program, `computed` by program, `busy_s`, `cancelled`, `failed`; `seen`:
     requests.
     """
@@ -86,6 +89,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.package = package
         self.code = code
         self.reports_load = True
+        self.verdict: NDArray[Any] | Sequence[float] | None = None
         self.busy_s = 0.0
         self.service_s = service_s
         self.delay_s = 0.0
@@ -99,6 +103,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.seen: list[Any] = []
         self.port = 0
         self._failures: list[str] = []
+        self._corrupt: Counter[str] = Counter()
         self._device = asyncio.Lock()
         self._running = asyncio.Event()
         self._running.set()
@@ -146,6 +151,14 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         """Answer the next `count` inferences with `status` (a name, as INTERNAL)."""
         self._failures.extend([status] * count)
 
+    def corrupt_next(self, count: int = 1, program: str = "deployed") -> None:
+        self._corrupt[program] += count
+
+    def restart(self) -> None:
+        """A new process in its place, as far as anybody can tell from its answers."""
+        self.computed.clear()
+        self.busy_s = 0.0
+
     @property
     def busy(self) -> bool:
         """A computation is running."""
@@ -170,6 +183,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         if self._failures:
             status = self._failures.pop(0)
             raise Refused(status, f"the fake worker was told to fail with {status}")
+        if self._corrupt[program] > 0:
+            self._corrupt[program] -= 1
+            raise Refused("UNAVAILABLE", CORRUPTED)
         if program not in self.programs:
             raise InvalidRequest(f"proa.program={program!r} is not hosted here")
         prefix = "" if program == "deployed" else "parity."
@@ -183,7 +199,14 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         if LOAD in wanted and self.reports_load:
             done = np.array([self.computed.total(), self.busy_s * 1e6], np.int64)
             tensors[LOAD] = np.tile(done, (len(image), 1))
+        if ABFT in wanted and self.verdict is not None:
+            tensors[ABFT] = self._verdict(len(image))
         return wire.write_response(self.model, "1", request.id, tensors, {})
+
+    def _verdict(self, batch: int) -> NDArray[Any]:
+        if isinstance(self.verdict, np.ndarray):
+            return self.verdict
+        return np.tile(np.array(self.verdict, np.float64), (batch, 1))
 
     async def _compute(self, program: str, image: Floats) -> Floats:
         """Cancelled while it waits, it is never computed; after that the device works on."""
@@ -243,6 +266,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             config.output.add(name=f"{prefix}logits", data_type=kind, dims=(CLASSES,))
         if self.reports_load:
             config.output.add(name=LOAD, data_type=model_config_pb2.TYPE_INT64, dims=(2,))
+        if self.verdict is not None:
+            config.output.add(name=ABFT, data_type=model_config_pb2.TYPE_FP64, dims=(8,))
         config.parameters["proa.code"].string_value = self.code
         config.parameters["proa.package"].string_value = self.package
         config.parameters["proa.programs"].string_value = ",".join(self.programs)

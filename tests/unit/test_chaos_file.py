@@ -8,8 +8,10 @@ import jsonschema
 import pytest
 import yaml
 
+from proa.api.v1 import faults_pb2
 from proa.errors import SpecError
-from proa_chaos.experiment import ACTIONS, Choice, Expression, Selector
+from proa_chaos import inband
+from proa_chaos.experiment import ACTIONS, SITES, Choice, Expression, Selector
 from proa_chaos.file import experiment_schema, load_experiment
 from proa_chaos.measures import MEASURES
 
@@ -136,6 +138,17 @@ def test_an_error_names_file_line_and_key(tmp_path, old, new, line, words):
         load(tmp_path, GOOD.replace(old, new))
     assert str(caught.value).startswith(f"{tmp_path / 'trial.yaml'}:{line}: ")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_bits_are_flipped_where_the_file_says(tmp_path, site):
+    old = "action: slow\n      mode: fixed"
+    assert old in GOOD
+    text = GOOD.replace(old, "action: bitflip\n      mode: fixed")
+    text = text.replace("{delay: 200ms, probability: 0.5}", f"{{target: {site}, bits: 3}}")
+    parameters = load(tmp_path, text).faults[0].parameters
+    assert (parameters.site, parameters.bits) == (site, 3)
+    assert inband.SITES[site] == faults_pb2.FaultSite.Value(site.upper())
 
 
 def test_a_hypothesis_must_be_able_to_be_false(tmp_path):

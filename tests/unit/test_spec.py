@@ -13,6 +13,7 @@ from proa.spec import (
     HedgeSpec,
     ModelSpec,
     ProgramRef,
+    ProtectionSpec,
     RedundancySpec,
     SloSpec,
     TensorSpec,
@@ -84,7 +85,8 @@ def test_left_out_keys_have_the_defaults_of_the_dataclasses(tmp_path: Path):
     assert found.redundancy == RedundancySpec()
     assert found.redundancy.hedge == HedgeSpec()
     assert found.slo == SloSpec()
-    assert found.protection.mode == "none"
+    assert found.protection == ProtectionSpec("none")
+    assert not found.protection.checked
     assert found.model == ModelSpec(
         inputs=(TensorSpec("image", "FP32", (1, 8, 8)),),
         outputs=(TensorSpec("logits", "FP32", (10,)),),
@@ -114,6 +116,8 @@ def test_values_arrive_where_they_belong(tmp_path: Path):
      groupMsMax: 0.5, idleReserve: 0, inflightMax: 2, qualitySample: 0, agreementMin: 1,
      hedge: {{delayMs: 7.5, budgetPercent: 0}},
      parity: {{"2": [two.pt2], "3": [{{program: sub/three.pt2, sha256: {SHA}}}, three-b.pt2]}}}}
+  protection: {{mode: correct, strict: true, quarantineAfter: 3, quarantineWindowMinutes: 0.5,
+     quarantinePercentMax: 0}}
   slo: {{latencyMs: 20, percentile: 99, defaultDeadlineMs: 250}}
 """
     found = loaded(tmp_path, HEAD + MODEL + text)
@@ -124,6 +128,7 @@ def test_values_arrive_where_they_belong(tmp_path: Path):
         agreement_min=1.0, hedge=HedgeSpec(7.5, 0.0),
         parity={2: (ProgramRef(tmp_path / "two.pt2"),), 3: three},
     )  # fmt: skip
+    assert found.protection == ProtectionSpec("correct", True, 3, 0.5, 0.0)
     assert found.slo == SloSpec(20.0, 99.0, 250.0)
     assert list(found.programs()) == ["deployed", "parity.0", "parity.1"]
 
@@ -265,8 +270,12 @@ CASES = {
     "parity for one k twice": ('"2":', '"02":', "key '02' must be a k from 2 to 16"),
     "parity for a very long k": ('"2":', f'"{"9" * 1000}":', "must be a k from 2 to 16"),
     "too many parity rows": ("[parity.pt2]", "[a, b, c, d]", "has 4 elements; the limit is 3"),
-    "protection": ("  redundancy:", "  protection: {mode: correct}\n  redundancy:",
-                   "10: spec.protection: mode 'correct' is not supported by this version"),
+    "protection": ("  redundancy:", "  protection: {mode: repair}\n  redundancy:",
+                   "10: spec.protection.mode: 'repair' is not one of none, detect, correct"),
+    "strict": ("  redundancy:", "  protection: {strict: yes}\n  redundancy:",
+               "10: spec.protection.strict: 'yes' is not one of true, false"),
+    "quarantine": ("  redundancy:", "  protection: {quarantineAfter: 0}\n  redundancy:",
+                   "10: spec.protection.quarantineAfter: 0 is out of range"),
     "backup": ("k: 2", "k: 2\n    backup: {model: small}",
                "13: spec.redundancy.backup: a backup model is not supported by this version"),
     "hedge delay": ("k: 2", "k: 2\n    hedge: {delayMs: soon}", "delayMs: 'soon' is not a number"),

@@ -40,7 +40,10 @@ WHOLE: dict[str, Any] = {
             "idleReserve": 1, "inflightMax": 1, "hedge": {"delayMs": "auto", "budgetPercent": 10},
             "backup": None, "qualitySample": 0.05, "agreementMin": 0.9,
         },
-        "protection": {"mode": "none"},
+        "protection": {
+            "mode": "none", "strict": False, "quarantineAfter": 2, "quarantineWindowMinutes": 60,
+            "quarantinePercentMax": 20,
+        },
         "slo": {"latencyMs": 50, "percentile": 99.9, "defaultDeadlineMs": 1000},
     },
 }  # fmt: skip
@@ -236,6 +239,16 @@ def test_one_source(case: str):
     value, sound = MODELS[case]
     tensors = {key: WHOLE["spec"]["model"][key] for key in ("inputs", "outputs")}
     tree = changed("model", {**value, **tensors})
+    assert (refusal(tree) is None, VALIDATOR.is_valid(tree)) == (sound, sound)
+
+
+@pytest.mark.parametrize("source", ["program", "repository", "endpoint"])
+@pytest.mark.parametrize("mode", ["none", "detect", "correct", None])
+def test_protection_rewrites_a_program(source: str, mode: str | None):
+    tensors = {key: WHOLE["spec"]["model"][key] for key in ("inputs", "outputs")}
+    tree = changed("model", {source: "h:80/m", **tensors})
+    tree["spec"]["protection"] = {"mode": mode}
+    sound = source == "program" or mode in ("none", None)
     assert (refusal(tree) is None, VALIDATOR.is_valid(tree)) == (sound, sound)
 
 

@@ -23,6 +23,7 @@ from proa.worker.faults import (
     Fault,
     FaultKind,
     FaultRecord,
+    FaultSite,
     Injector,
     clock_s,
     flip_bits,
@@ -57,7 +58,17 @@ def ids(record: FaultRecord) -> list[str]:
 
 def test_another_mapping_sees_every_field(tmp_path: Path, record: FaultRecord) -> None:
     placed = record.inject(
-        Fault("ü" * 32, FaultKind.BITFLIP, 600_000, 0.25, "parity.2", 3, 4096, 2**64 - 1)
+        Fault(
+            "ü" * 32,
+            FaultKind.BITFLIP,
+            600_000,
+            0.25,
+            "parity.2",
+            3,
+            4096,
+            2**64 - 1,
+            FaultSite.ACTIVATION,
+        )
     )
     other = FaultRecord(tmp_path, now=Clock())
     (seen,) = other.active()
@@ -112,6 +123,7 @@ def test_at_most_16(record: FaultRecord, clock: Clock) -> None:
         ({"kind": FaultKind.DELAY}, "delay_ms is 0; the limits are 1"),
         ({"kind": FaultKind.BITFLIP, "bits": 4097}, "bits is 4097"),
         ({"seed": -1}, "seed is -1"),
+        ({"site": FaultSite.WEIGHT}, "site WEIGHT goes with BITFLIP"),
     ],
 )
 def test_limits(record: FaultRecord, change: dict[str, Any], message: str) -> None:
@@ -239,6 +251,12 @@ def test_messages(record: FaultRecord) -> None:
     assert call(list=faults_pb2.ListRequest()) == [placed]
     with pytest.raises(InvalidRequest, match="kind 0 is not known"):
         call(inject=faults_pb2.InjectRequest())
+    odd = faults_pb2.Fault(id="b", kind=faults_pb2.BITFLIP, ttl_ms=5000, site=7)
+    with pytest.raises(InvalidRequest, match="site 7 is not known"):
+        call(inject=faults_pb2.InjectRequest(fault=odd))
+    odd.site = faults_pb2.ACTIVATION
+    assert call(inject=faults_pb2.InjectRequest(fault=odd))[-1].site == faults_pb2.ACTIVATION
+    call(clear=faults_pb2.ClearRequest(id="b"))
     with pytest.raises(InvalidRequest, match="op is not set"):
         call()
     with pytest.raises(InvalidRequest, match=r"not a proa\.api\.v1\.FaultRequest"):
@@ -250,3 +268,4 @@ def test_kinds_have_the_numbers_of_the_contract() -> None:
     assert {kind.name: kind.value for kind in FaultKind} == {
         name: value for name, value in faults_pb2.FaultKind.items() if value
     }
+    assert {site.name: site.value for site in FaultSite} == dict(faults_pb2.FaultSite.items())

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 _DEADLINE_S = 10.0
 _MESSAGE_BYTES_MAX = 16 << 20
 _WIDTH_OF_FILES = 160  # a pipe has no width; nothing is to be cut off in it
-_STYLES = {"up": "green", "ready": "green", "suspected": "yellow", "gone": "red", "failed": "red"}
+_STYLES = {
+    **dict.fromkeys(("up", "ready"), "green"),
+    "suspected": "yellow",
+    **dict.fromkeys(("quarantined", "gone", "failed"), "red"),
+}
 
 
 def register(verbs: Verbs) -> None:
@@ -181,9 +185,12 @@ def _agreement(model: Mapping[str, Any]) -> str:
 
 
 def _workers_table(model: Mapping[str, Any]) -> Table:
+    # Few models are protected: the columns are for those that are.
+    checked = any(int(worker["checks"]) or int(worker["faults"]) for worker in model["workers"])
     table = _table(
         f"workers of {model['name']}",
         "worker", "state", "programs", "domain", "in flight", "ms", "answered", "errors",
+        *(("checks", "faults") if checked else ()),
     )  # fmt: skip
     for worker in model["workers"]:
         table.add_row(
@@ -195,6 +202,7 @@ def _workers_table(model: Mapping[str, Any]) -> Table:
             f"{worker['latency_ms']:.1f}",
             str(worker["answered"]),
             str(worker["errors"]),
+            *((str(worker["checks"]), str(worker["faults"])) if checked else ()),
         )
     return table
 
@@ -238,4 +246,5 @@ def _processes_table(run: Run) -> Table:
 
 
 def _styled(state: str) -> str:
-    return f"[{_STYLES.get(state, 'default')}]{state}[/]"
+    style = _STYLES.get(state.partition(":")[0], "default")
+    return f"[{style}]{state}[/]"

@@ -156,6 +156,7 @@ def read_answer(response: Any) -> Answer:
     """The answer in a ModelInferResponse. Errors: BadAnswer."""
     parameters = _parameters(response)
     group, worker = parameters.get("proa.group"), parameters.get("proa.worker")
+    abft = parameters.get("proa.abft")
     return Answer(
         outputs=wire.read_response(response),
         source=str(parameters.get("proa.source", "")),
@@ -163,6 +164,7 @@ def read_answer(response: Any) -> Answer:
         worker=None if worker is None else str(worker),
         model=response.model_name,
         version=response.model_version,
+        abft=None if abft is None else str(abft),
     )
 
 

@@ -18,6 +18,7 @@ class Answer:
     outputs: arrays with batch axis, dtypes as the model declares; read-only views, copy to change.
     source: worker, retry, replica, hedge, backup or reconstructed; empty from a server that is not
     proa. group: id of the coding group, if the query was in one. worker: who answered, if one did.
+    abft: `ok` or `repaired`, where that worker checks its products (docs/abft.md); else None.
     """
 
     outputs: Mapping[str, NDArray[Any]]
@@ -26,6 +27,7 @@ class Answer:
     worker: str | None = None
     model: str = ""
     version: str = ""
+    abft: str | None = None
 
     @property
     def reconstructed(self) -> bool:

@@ -53,6 +53,7 @@ def board(model: Model, history: History) -> dict[str, Any]:
             "redundancy_lost": stats.redundancy_lost,
         },
         "accuracy": _accuracy(model),
+        "integrity": _integrity(model),
         "workers": _workers(model, history),
         "workers_left_out": max(0, len(model.pool.members) - WORKERS_MAX),
     }
@@ -67,6 +68,17 @@ def _accuracy(model: Model) -> dict[str, Any]:
         "minimum": config.agreement_min,
         "sampled": config.quality_sample,
         "off": quality.low,
+    }
+
+
+def _integrity(model: Model) -> dict[str, Any]:
+    """Checks of matrix products by all workers, and what they found."""
+    tallies = list(model.pool.integrity.tallies.values())
+    return {
+        "mode": model.spec.protection.mode,
+        "checks": sum(tally.checks for tally in tallies),
+        "faults": sum(tally.faults for tally in tallies),
+        "quarantined": len(model.pool.quarantine.held),
     }
 
 
@@ -94,4 +106,7 @@ def _worker(model: Model, name: str, number: int, member: Member | None) -> dict
             "answered": worker.answered,
             "errors": worker.errors,
         }
+    tally = model.pool.integrity.tallies.get(name)
+    if tally is not None:
+        found |= {"checks": tally.checks, "faults": tally.faults}
     return found

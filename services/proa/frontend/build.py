@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from proa.codes import make_code
 from proa.dispatch import Engine, EngineConfig
 from proa.frontend.coders import Coders, Peers
+from proa.frontend.integrity import Integrity
 from proa.frontend.metrics import FrontendMetrics, Recent
 from proa.frontend.models import Model
 from proa.frontend.nursery import Nursery
 from proa.frontend.pool import Pool
+from proa.frontend.quarantine import Limits, Quarantine
 from proa.frontend.settings import FrontendSettings
 from proa.frontend.shell import Shell
 from proa.frontend.stories import Story
@@ -62,6 +64,30 @@ def engine_config(spec: CodedModel, settings: FrontendSettings) -> EngineConfig:
     )
 
 
+def _make_pool(
+    spec: CodedModel,
+    shared: Shared,
+    calls: WorkerCalls,
+    integrity: Integrity,
+    before: Model | None,
+) -> Pool:
+    """The spec in the pool's terms: seconds."""
+    protection = spec.protection
+    limits = Limits(
+        after=protection.quarantine_after,
+        window_s=60.0 * protection.quarantine_window_minutes,
+        percent_max=protection.quarantine_percent_max,
+    )
+    return Pool(
+        calls,
+        shared.nursery,
+        integrity,
+        Quarantine(limits, before.pool.quarantine if before else None),
+        canary_s=shared.settings.canary_s,
+        timeout_s=shared.settings.canary_timeout_s,
+    )
+
+
 def build_model(spec: CodedModel, shared: Shared, before: Model | None) -> Model:
     """Everything for one model; it has no workers yet. `before`: what it takes over from; its
     counts go on, so that no metric falls when a spec changes."""
@@ -69,7 +95,13 @@ def build_model(spec: CodedModel, shared: Shared, before: Model | None) -> Model
     settings, metrics = shared.settings, shared.metrics
     code = make_code(red.coder, red.k, red.r)
     runner = ParityRunner(shared.channels)
-    calls = WorkerCalls(spec, shared.channels, runner, shared.faults)
+    integrity = Integrity(
+        spec.name,
+        metrics.integrity,
+        on_fault=lambda worker: pool.fault(worker, shell),
+        before=before.pool.integrity if before else None,
+    )
+    calls = WorkerCalls(spec, shared.channels, runner, shared.faults, integrity)
     recent = before.recent if before else Recent(time.monotonic)
     coders = Coders(
         spec,
@@ -81,12 +113,7 @@ def build_model(spec: CodedModel, shared: Shared, before: Model | None) -> Model
         inline_bytes_max=settings.inline_bytes_max,
         on_fallback=lambda service: metrics.fallbacks.labels(spec.name, service).inc(),
     )
-    pool = Pool(
-        calls,
-        shared.nursery,
-        canary_s=settings.canary_s,
-        timeout_s=settings.canary_timeout_s,
-    )
+    pool = _make_pool(spec, shared, calls, integrity, before)
     engine = Engine(engine_config(spec, settings))
     if before is not None:
         engine.state.stats = before.shell.engine.state.stats

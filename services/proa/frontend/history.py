@@ -24,7 +24,7 @@ NAMES_MAX = 256  # of workers, those that are gone included
 ALL = "all"
 QUANTILES = (0.5, 0.99, 0.999)
 # How a worker did in a second, as rows say it: the index.
-STATES = ("up", "slow", "suspected", "starting", "draining")
+STATES = ("up", "slow", "suspected", "starting", "draining", "quarantined")
 # A worker is slow where an attempt took more than so many medians.
 SLOW_MEDIANS = 2.0
 _BIN_S, _BIN_RATIO = 1e-4, 1.03

@@ -53,10 +53,12 @@ class LoadMeter:
     just the same, though only its end is seen here.
 
     Only durations are taken from the worker, and only our own clock dates the reports.
+    `restarts`: how often a new process took the worker's place, as far as reports tell.
     """
 
     def __init__(self) -> None:
         self.share = 0.0
+        self.restarts = 0
         self._running = 0
         self._unseen = 0
         self._last: Report | None = None
@@ -78,6 +80,7 @@ class LoadMeter:
             return  # overtaken by a later one
         self._last = report
         new = report.finished - last.finished if last is not None else 0
+        self.restarts += new < 0 or (last is not None and report.busy_us < last.busy_us)
         own = min(max(new, 0), self._unseen)
         self._unseen = min(self._unseen - own, self._running - 1)
         if last is None or new <= 0 or report.busy_us < last.busy_us:

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from proa.dispatch import Engine
 from proa.dispatch.group import GroupState
 from proa.dispatch.workers import Worker
+from proa.frontend.integrity import IntegrityMetrics
 
 SECONDS = (
     *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075),
@@ -55,6 +56,7 @@ class FrontendMetrics:
             buckets=HEDGES,
             registry=registry,
         )
+        self.integrity = IntegrityMetrics(registry)
         self._add_troubles(registry)
         self._add_gauges(registry)
 

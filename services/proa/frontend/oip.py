@@ -202,6 +202,8 @@ def _response(model: Model, query: CheckedQuery, result: Result) -> Any:
         parameters["proa.group"] = result.group
     if result.worker is not None:
         parameters["proa.worker"] = result.worker
+    if result.verdict is not None:
+        parameters["proa.abft"] = result.verdict
     outputs = {name: result.outputs[name] for name in query.wanted}
     return wire.write_response(model.spec.name, VERSION, query.id, outputs, parameters)
 

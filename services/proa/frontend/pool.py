@@ -1,5 +1,5 @@
 """Keeps the workers of one model: canary first, then in service; suspected ones are tried anew,
-those that leave finish what they have."""
+those that compute wrongly sit out; those that leave finish what they have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from proa.dispatch import events as ev
 from proa.dispatch.events import DEPLOYED
 from proa.errors import Unavailable
 from proa.frontend.addresses import WorkerAddress
+from proa.frontend.integrity import Integrity
 from proa.frontend.nursery import Nursery
+from proa.frontend.quarantine import Quarantine, Ruling
 from proa.frontend.shell import Shell
 from proa.frontend.workers import WorkerCalls, mapped
 from proa.runtime.waiting import set_within
@@ -24,12 +26,17 @@ RETRY_S_MIN, RETRY_S_MAX = 0.1, 1.0
 CANARY_FAILURES_MAX = 2
 LEAVE_POLL_S = 0.05
 LEAVE_S_MAX = 600.0  # what runs at a worker has deadlines; one that leaves is not waited for longer
+QUARANTINE_POLL_S = 1.0
+# Others that are out only for a moment are no reason to end a quarantine.
+ALONE_POLLS_MAX = 3
+COMPLAINT_S = 60.0
 
 
 @dataclass(slots=True)
 class Member:
-    """One worker. `state`: starting, up, suspected or draining; `reason`: why it is not up;
-    `tried`: whether a canary has ended, well or not; `successor`: takes its name once it left."""
+    """One worker. `state`: starting, up, suspected, quarantined or draining; `reason`: why it is
+    not up; `tried`: whether a canary has ended, well or not; `successor`: takes its name once it
+    left."""
 
     address: WorkerAddress
     state: str = "starting"
@@ -46,13 +53,23 @@ class Pool:
     """The workers of one model, which may change at any time."""
 
     def __init__(
-        self, calls: WorkerCalls, nursery: Nursery, *, canary_s: float, timeout_s: float
+        self,
+        calls: WorkerCalls,
+        nursery: Nursery,
+        integrity: Integrity,
+        quarantine: Quarantine,
+        *,
+        canary_s: float,
+        timeout_s: float,
     ) -> None:
         self.members: dict[str, Member] = {}
         self.ready = asyncio.Event()
         self.was_ready = False
         self._calls = calls
         self._nursery = nursery
+        self.integrity = integrity
+        self.quarantine = quarantine
+        self._complained_at = -COMPLAINT_S
         self._canary_s = canary_s
         self._timeout_s = timeout_s
 
@@ -95,6 +112,62 @@ class Pool:
         member.suspected.set()
         self._update_ready()
 
+    def fault(self, worker: str, shell: Shell) -> None:
+        """`worker` computed wrongly. One that does so too often gets no new work; what runs there
+        may finish, as each answer has a verdict of its own."""
+        member = self.members.get(worker)
+        if member is None or member.state == "draining":
+            return
+        now = time.monotonic()
+        ruling = self.quarantine.fault(
+            worker,
+            now,
+            workers=self._serving(),
+            others=self._others_up(member),
+            package=member.package,
+        )
+        if ruling is Ruling.CAPPED:
+            self._complain(worker, shell, now)
+        elif ruling is Ruling.QUARANTINED and member.state != "quarantined":
+            self._take_out(member, now)
+            if shell.engine.state.workers.get(worker) is not None:
+                shell.draining(worker)
+            member.suspected.set()
+            log.error(
+                "worker quarantined worker=%s model=%s: %s", worker, shell.spec.name, member.reason
+            )
+
+    def _complain(self, worker: str, shell: Shell, now: float) -> None:
+        self.integrity.capped()
+        if now - self._complained_at >= COMPLAINT_S:
+            self._complained_at = now
+            log.error(
+                "worker ought to be in quarantine and serves on: too many are, or none is left"
+                " worker=%s model=%s: %s",
+                worker,
+                shell.spec.name,
+                self.quarantine.reason(worker, now),
+            )
+
+    def _take_out(self, member: Member, now: float) -> None:
+        name = member.address.name
+        member.state, member.reason = "quarantined", self.quarantine.reason(name, now)
+        member.tried = True
+        self.integrity.show(len(self.quarantine.held))
+        self._update_ready()
+
+    def _serving(self) -> int:
+        """How many workers the model has for queries; those not yet tried may be some."""
+        there = [m for m in self.members.values() if m.state != "draining"]
+        return sum(not m.roles or DEPLOYED in m.roles for m in there)
+
+    def _others_up(self, member: Member) -> int:
+        return sum(
+            m.state == "up" and DEPLOYED in m.roles
+            for m in self.members.values()
+            if m is not member
+        )
+
     def close(self) -> None:
         """Keep no worker any more."""
         for member in self.members.values():
@@ -134,19 +207,63 @@ class Pool:
         self._calls.disconnect(member.address)
         log.info("worker left worker=%s model=%s", name, shell.spec.name)
         del self.members[name]
+        self._release(name)
         if member.successor is not None:
             self._add(member.successor, shell)
 
     async def _keep(self, member: Member, shell: Shell) -> None:
         while True:
+            if self._held(member):
+                await self._sit_out(member)
             await self._try_until_good(member)
+            if self._held(member):
+                continue
             member.suspected.clear()
             member.state, member.reason = "up", ""
             shell.joined(member.address, member.package, member.roles)
             log.info("worker joined worker=%s model=%s", member.address.name, shell.spec.name)
             self._update_ready()
             await self._watch(member, shell)
-            log.warning("worker suspected worker=%s", member.address.name)
+            if not self._held(member):
+                log.warning("worker suspected worker=%s", member.address.name)
+
+    def _held(self, member: Member) -> bool:
+        return self.quarantine.holds(member.address.name, time.monotonic())
+
+    async def _sit_out(self, member: Member) -> None:
+        """Returns once the worker has been without a fault for long enough or has restarted, or
+        once it is needed, since no other serves."""
+        self._take_out(member, time.monotonic())
+        name, alone = member.address.name, 0
+        restarts = self._calls.meter(name).restarts
+        while self._held(member):
+            await asyncio.sleep(min(self._canary_s, QUARANTINE_POLL_S))
+            alone = 0 if self._others_up(member) else alone + 1
+            if await self._restarted(member, restarts):
+                self._release(name)
+            elif alone >= ALONE_POLLS_MAX:
+                log.error("no other worker serves: quarantine ends early worker=%s", name)
+                self.quarantine.parole(name)
+        self.integrity.show(len(self.quarantine.held))
+        member.state, member.reason = "suspected", "out of quarantine, not tried yet"
+        log.info("worker leaves quarantine worker=%s", name)
+
+    async def _restarted(self, member: Member, restarts: int) -> bool:
+        """Whether another process or another package stands in its place. The canary is for what
+        the worker reports with it; a fault that it finds prolongs the quarantine."""
+        try:
+            hosted = await self._calls.hosted(member.address, self._timeout_s)
+            if hosted.package != self.quarantine.package(member.address.name):
+                return True
+            roles = frozenset((DEPLOYED,)) & self._calls.roles(member.address, hosted)
+            await self._calls.canary(member.address, roles, self._timeout_s)
+        except Exception as exc:  # noqa: BLE001  # no worker may end the frontend
+            log.debug("worker in quarantine: %s", mapped(exc))
+        return self._calls.meter(member.address.name).restarts != restarts
+
+    def _release(self, name: str) -> None:
+        self.quarantine.forget(name)
+        self.integrity.show(len(self.quarantine.held))
 
     async def _try_until_good(self, member: Member) -> None:
         delay_s = RETRY_S_MIN
@@ -154,6 +271,8 @@ class Pool:
             try:
                 await self._check(member)
             except Exception as exc:  # noqa: BLE001  # no worker may end the frontend
+                if self._held(member):
+                    return
                 reason = str(mapped(exc))
                 if reason != member.reason:
                     member.reason = reason

@@ -25,7 +25,7 @@ from proa.frontend.coders import Coders, Group
 from proa.frontend.queries import CheckedQuery, Tensors, as_declared
 from proa.frontend.stories import QUIET, Decoding, Part, Row, Story, decoding_of, row_of
 from proa.frontend.timers import Timers
-from proa.frontend.workers import WorkerCalls, mapped, worker_request
+from proa.frontend.workers import Prediction, WorkerCalls, mapped, worker_request
 from proa.parity import decode_outputs
 from proa.spec import CodedModel
 
@@ -46,12 +46,14 @@ _ERRORS: dict[str, type[ProaError]] = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An answer and where it came from."""
+    """An answer and where it came from. `verdict`: `ok` or `repaired`, from a worker that checks
+    its own arithmetic."""
 
     outputs: Tensors
     source: str
     worker: str | None
     group: int | None
+    verdict: str | None = None
 
 
 @dataclass(slots=True)
@@ -67,7 +69,7 @@ class _Open:
     hedges: int = 0
     package: str = ""
     exact: Tensors | None = None
-    answers: dict[int, Tensors] = field(default_factory=dict)
+    answers: dict[int, Prediction] = field(default_factory=dict)
     reconstructed: Tensors | None = None
 
 
@@ -193,9 +195,13 @@ class Shell:
 
     def _reply(self, action: ac.Reply) -> None:
         entry = self._open[action.query]
-        outputs = entry.reconstructed if action.attempt is None else entry.answers[action.attempt]
-        assert outputs is not None
-        result = Result(outputs, action.source.value, action.worker, action.group)
+        if action.attempt is None:
+            assert entry.reconstructed is not None
+            found = Prediction(entry.reconstructed)
+        else:
+            found = entry.answers[action.attempt]
+        status = None if found.verdict is None else found.verdict.status
+        result = Result(found.outputs, action.source.value, action.worker, action.group, status)
         story = entry.story
         if story is not None:
             story.replied(action)
@@ -246,16 +252,16 @@ class Shell:
         timeout_s = max(0.001, entry.deadline - time.monotonic())
         try:
             with note or QUIET as trace:
-                outputs = await self._calls.infer(
+                found = await self._calls.infer(
                     worker, request, entry.query.batch, timeout_s, trace
                 )
         except Exception as exc:  # noqa: BLE001  # the border: the engine must hear of all of it
             error = mapped(exc)
             event = ev.Answered(attempt, False, _kind(error), str(error))
         else:
-            entry.answers[attempt] = outputs
+            entry.answers[attempt] = found
             if entry.exact is None and package == entry.package:
-                entry.exact = outputs
+                entry.exact = found.outputs
             share = self._calls.meter(worker.name).share
             event = ev.Answered(attempt, True, load=share)
         self._end(attempt, event)
@@ -288,6 +294,7 @@ class Shell:
         except Exception as exc:  # noqa: BLE001  # the border: the engine must hear of all of it
             error = mapped(exc)
             log.debug("parity of group %d failed: %s", action.group, error)
+            self._calls.note_refusal(worker, error)
             # Behind an encoder it cannot be told whether encoder or worker failed.
             inline = self._coders.encodes_inline(members)
             kind = _kind(error) if inline else None

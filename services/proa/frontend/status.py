@@ -117,4 +117,8 @@ def _worker_status(model: Model, member: Member) -> frontend_pb2.WorkerStatus:
         status.latency_ms = worker.latency_s * 1000.0
         status.errors = worker.errors
         status.answered = worker.answered
+    tally = model.pool.integrity.tallies.get(member.address.name)
+    if tally is not None:
+        status.checks = tally.checks
+        status.faults = tally.faults
     return status

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tritonclient.grpc import service_pb2
@@ -12,11 +12,13 @@ from tritonclient.grpc import service_pb2
 from proa import wire
 from proa.dispatch.events import DEPLOYED, PARITY
 from proa.errors import BadAnswer, ProaError, Unavailable
-from proa.frontend import load
+from proa.frontend import load, verdicts
 from proa.frontend.addresses import WorkerAddress
 from proa.frontend.hosted import Hosted, misfit, read_hosted
+from proa.frontend.integrity import FAILED, Integrity
 from proa.frontend.load import LoadMeter
 from proa.frontend.queries import Tensors, check_answer
+from proa.frontend.verdicts import Verdict
 from proa.parity import ParityRunner
 from proa.rpc import Channels, peer_errors
 from proa.runtime.faults import FaultTable
@@ -56,6 +58,13 @@ def model_at_worker(spec: CodedModel) -> str:
     return endpoint.partition("/")[2] if endpoint else spec.name
 
 
+class Prediction(NamedTuple):
+    """What a worker answered. `verdict`: None from one that does not check itself."""
+
+    outputs: Tensors
+    verdict: Verdict | None = None
+
+
 class WorkerCalls:
     """What a frontend asks of workers. Errors: the worker's own, mapped; BadAnswer."""
 
@@ -65,13 +74,15 @@ class WorkerCalls:
         channels: Channels,
         runner: ParityRunner,
         faults: FaultTable | None = None,
+        integrity: Integrity | None = None,
     ) -> None:
         self._spec = spec
         self._faults = faults
         self._channels = channels
         self._runner = runner
+        self._integrity = integrity
         self._meters: dict[str, LoadMeter] = {}
-        self._reporting: set[str] = set()
+        self._asks: dict[str, bytes] = {}
 
     def meter(self, worker: str) -> LoadMeter:
         """What others use of a worker's time."""
@@ -80,7 +91,9 @@ class WorkerCalls:
     def forget(self, worker: str) -> None:
         """The worker is gone for good."""
         self._meters.pop(worker, None)
-        self._reporting.discard(worker)
+        self._asks.pop(worker, None)
+        if self._integrity is not None:
+            self._integrity.forget(worker)
 
     async def infer(
         self,
@@ -89,9 +102,9 @@ class WorkerCalls:
         batch: int,
         timeout_s: float,
         trace: TraceContext | None = None,
-    ) -> Tensors:
+    ) -> Prediction:
         """One computation of the deployed program; the checked outputs. `trace`: the span that the
-        worker's belong to."""
+        worker's belong to. Errors: Unavailable also where the worker knows its answer is wrong."""
         call = self._channels(worker.address).unary_unary(
             _SERVICE + "ModelInfer",
             request_serializer=None,
@@ -99,20 +112,40 @@ class WorkerCalls:
         )
         if self._faults is not None:
             await self._faults.reach(worker.name, timeout_s)
-        reporting = worker.name in self._reporting
+        asks = self._asks.get(worker.name, b"")
         meter, sent_at = self.meter(worker.name), time.monotonic()
         with meter.own():
-            async with peer_errors(f"worker {worker.name}"):
-                response = await call(
-                    request + load.ASK * reporting, timeout=timeout_s, metadata=to_metadata(trace)
-                )
+            try:
+                async with peer_errors(f"worker {worker.name}"):
+                    response = await call(
+                        request + asks, timeout=timeout_s, metadata=to_metadata(trace)
+                    )
+            except Unavailable as exc:
+                self.note_refusal(worker, exc)
+                raise
             _check_read(response, worker)
             found = dict(check_answer(response, self._spec, batch, worker.name))
-            if reporting:
-                report = load.read_report(found.pop(load.OUTPUT, None), time.monotonic())
-                if report is not None:
-                    meter.take(report, sent_at)
-        return found
+            if not asks:
+                return Prediction(found)
+            report = load.read_report(found.pop(load.OUTPUT, None), time.monotonic())
+            if report is not None:
+                meter.take(report, sent_at)
+        verdict = verdicts.read_verdict(found.pop(verdicts.OUTPUT, None))
+        if verdict is not None:
+            self._judge(worker, verdict)
+        return Prediction(found, verdict)
+
+    def note_refusal(self, worker: WorkerAddress, error: ProaError) -> None:
+        """If `error` says so, `worker` knew its answer to be wrong: that counts as a fault."""
+        if self._integrity is not None and verdicts.CORRUPTION in str(error):
+            self._integrity.fault(worker.name, FAILED)
+
+    def _judge(self, worker: WorkerAddress, verdict: Verdict) -> None:
+        """Errors: Unavailable for an answer that is known to be wrong."""
+        if self._integrity is not None:
+            self._integrity.take(worker.name, verdict)
+        if verdict.status == "failed":
+            raise Unavailable(f"worker {worker.name}: {verdict.text}")
 
     async def hosted(self, worker: WorkerAddress, timeout_s: float) -> Hosted:
         """What the worker says it hosts. Errors: Unavailable where queries would not fit it."""
@@ -125,7 +158,7 @@ class WorkerCalls:
         async with peer_errors(f"worker {worker.name}"):
             response = await call(request, timeout=timeout_s)
         _check_read(response, worker)
-        self._note_reporting(worker, response.config)
+        self._note_reports(worker, response.config)
         reason = misfit(response.config, self._spec)
         if reason:
             raise Unavailable(f"worker {worker.name} hosts another model: {reason}")
@@ -158,12 +191,13 @@ class WorkerCalls:
                         f" {list(found[tensor.name].shape)}, not {[1, *tensor.shape]}"
                     )
 
-    def _note_reporting(self, worker: WorkerAddress, config: Any) -> None:
-        """Only a worker whose model has the output is asked for its load."""
-        if any(output.name == load.OUTPUT for output in config.output):
-            self._reporting.add(worker.name)
-        else:
-            self._reporting.discard(worker.name)
+    def _note_reports(self, worker: WorkerAddress, config: Any) -> None:
+        """Only a worker whose model has these outputs is asked for its load, and its verdicts."""
+        listed = {output.name for output in config.output}
+        judging = verdicts.OUTPUT in listed
+        self._asks[worker.name] = load.ASK * (load.OUTPUT in listed) + verdicts.ASK * judging
+        if judging and self._integrity is not None:
+            self._integrity.expect(worker.name)
 
     def roles(self, worker: WorkerAddress, hosted: Hosted) -> frozenset[str]:
         """What the worker may do: what it is configured for and has the programs of."""

@@ -9,19 +9,21 @@ from proa.spec.model import MODEL, NAME
 from proa.spec.readers import (
     NEEDED,
     Field,
-    Reader,
     Rule,
     Schema,
+    boolean,
+    given,
     has,
+    integer,
     number,
     one_of,
     table,
-    text,
 )
 from proa.spec.redundancy import PARITY_KS, REDUNDANCY
 from proa.spec.section import Section
 from proa.spec.types import (
     NUMERIC_DTYPES,
+    PROTECTION_MODES,
     CodedModel,
     ProtectionSpec,
     RedundancySpec,
@@ -51,6 +53,22 @@ def _parity_programs(section: Section, found: CodedModel) -> None:
         )
 
 
+def _program_to_protect(section: Section, found: CodedModel) -> None:
+    if found.protection.checked and found.model.program is None:
+        holder = section.child("protection") or section
+        raise holder.error(f"mode {found.protection.mode} needs model.program: it is rewritten")
+
+
+_PROTECTED = {
+    "required": ["protection"],
+    "properties": {
+        "protection": {
+            "type": "object",
+            "required": ["mode"],
+            "properties": {"mode": {"enum": list(PROTECTION_MODES[1:])}},
+        }
+    },
+}
 _CODABLE = {
     "items": {
         "properties": {
@@ -76,19 +94,19 @@ _SOME_ROWS = {
 }
 
 
-def _protection_mode(section: Section) -> str:
-    mode = text(section)
-    if mode != "none":
-        message = f"mode {mode!r} is not supported by this version; write none"
-        raise section.holder.error(message)
-    return mode
-
-
-PROTECTION_MODE = Reader(_protection_mode, one_of(("none",)).schema)
 PROTECTION = table(
     ProtectionSpec,
-    Field("mode", PROTECTION_MODE, ProtectionSpec.mode, "checks of results: not in this version"),
-)
+    Field("mode", one_of(PROTECTION_MODES), ProtectionSpec.mode,
+          "checks of matrix products: none, detect (a fault is an error), correct (recomputed)"),
+    Field("strict", boolean, ProtectionSpec.strict,
+          "refuse a program with matrix products that cannot be checked"),
+    Field("quarantineAfter", integer(1, 1000), ProtectionSpec.quarantine_after,
+          "faults of a worker after which it is left alone"),
+    Field("quarantineWindowMinutes", number(0.1, 10_080), ProtectionSpec.quarantine_window_minutes,
+          "minutes within which they are counted, and for which it is left alone"),
+    Field("quarantinePercentMax", number(0, 100), ProtectionSpec.quarantine_percent_max,
+          "so many of a model's workers may be left alone at a time"),
+)  # fmt: skip
 SLO = table(
     SloSpec,
     Field("latencyMs", number(0.1, 3_600_000), SloSpec.latency_ms, "ms that were promised"),
@@ -111,6 +129,9 @@ SPEC = table(
         }),
         Rule(_parity_programs, {
             "if": _PARITY_POLICY, "then": {"properties": {"redundancy": _SOME_ROWS}},
+        }),
+        Rule(_program_to_protect, {
+            "if": _PROTECTED, "then": {"properties": {"model": given("program")}},
         }),
     ),
 )  # fmt: skip

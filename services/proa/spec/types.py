@@ -13,6 +13,7 @@ NUMERIC_DTYPES = (
 DTYPES = (*NUMERIC_DTYPES, "BOOL", "BYTES")
 POLICIES = ("none", "retry", "replicate", "hedge", "parity", "auto")
 CODERS = ("sum", "mean", "replica")
+PROTECTION_MODES = ("none", "detect", "correct")
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,23 @@ class RedundancySpec:
 
 @dataclass(frozen=True)
 class ProtectionSpec:
-    """Checks against silent data corruption in the worker."""
+    """Checks against silent data corruption in the worker (docs/abft.md).
+
+    `strict`: refuse a program with matrix products that cannot be checked. A worker with
+    `quarantine_after` faults within the window is left alone, but at most
+    `quarantine_percent_max` of a model's workers at a time.
+    """
 
     mode: str = "none"
+    strict: bool = False
+    quarantine_after: int = 2
+    quarantine_window_minutes: float = 60.0
+    quarantine_percent_max: float = 20.0
+
+    @property
+    def checked(self) -> bool:
+        """Whether the deployed program is packed with checks."""
+        return self.mode != "none"
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,11 @@ from torch.utils.dlpack import from_dlpack
 
 from proa.errors import BadAnswer, InvalidRequest, ProaError, RequestCancelled, Unavailable
 from proa.worker import faults
+from proa.worker.bitflips import BitFlips
 from proa.worker.faults import Fault, FaultKind
-from proa.worker.manifest import LOAD, PACKAGE_FILE, Package, ProgramSignature
+from proa.worker.manifest import ABFT, LOAD, PACKAGE_FILE, Package, ProgramSignature
 from proa.worker.programs import DTYPES, Program, load
+from proa.worker.protection import Outputs, refuse_corrupt, split_verdict, verdict_report
 from proa.worker.spans import compute_span, open_compute
 
 log = logging.getLogger(__name__)
@@ -44,9 +46,12 @@ class TritonPythonModel:
         on_gpu = args.get("model_instance_kind") == "GPU"
         self._device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         self._signatures = self._package.signatures()
+        self._layers = self._package.layers()
         self._programs = self._load(folder)
         self._record = _record()
-        self._injector = faults.Injector(self._record.active if self._record else tuple)
+        active = self._record.active if self._record else tuple
+        self._injector = faults.Injector(active)
+        self._bitflips = BitFlips(active)
         self._finished = 0
         self._busy_s = 0.0
         self._tracing = open_compute(os.environ)
@@ -99,14 +104,19 @@ class TritonPythonModel:
         started = time.monotonic()
         try:
             with compute_span(self._tracing, request, name, len(inputs[0])):
-                outputs = self._compute(name, inputs, hits)
+                outputs, verdict = self._compute(name, inputs, hits)
         finally:
             self._finished += 1
             self._busy_s += time.monotonic() - started
+        if verdict is not None:
+            refuse_corrupt(verdict, self._layers)
         _check_finite(outputs, signature)
         response = _response(outputs, signature, wanted)
         if LOAD.name in wanted:
             response.append(self._load_report(len(outputs[0])))
+        if ABFT.name in wanted and verdict is not None:
+            report = verdict_report(verdict, len(outputs[0]))
+            response.append(pb_utils.Tensor(ABFT.name, report))
         return pb_utils.InferenceResponse(output_tensors=response)
 
     def _load_report(self, batch: int) -> Any:
@@ -132,22 +142,23 @@ class TritonPythonModel:
 
     def _compute(
         self, name: str, inputs: list[torch.Tensor], hits: list[Fault]
-    ) -> tuple[torch.Tensor, ...]:
+    ) -> tuple[Outputs, torch.Tensor | None]:
+        """The program's outputs, on the host, and its verdict where it is checked."""
         for fault in hits:
             if fault.kind in _HOLDING:
                 self._injector.hold(fault)
         started = time.monotonic()
         if any(fault.kind == FaultKind.ERROR for fault in hits):
             raise Unavailable("injected fault")
-        outputs = self._programs[name](*inputs)
+        program = self._programs[name]
+        layers = len(self._layers) if self._package.checked(name) else 0
+        with self._bitflips.during(hits, program, layers):
+            outputs, verdict = split_verdict(program(*inputs), self._package.checked(name))
         outputs = tuple(output.contiguous().to("cpu") for output in outputs)
-        for fault in hits:
-            if fault.kind == FaultKind.BITFLIP:
-                outputs = tuple(output.clone() for output in outputs)  # may be a weight itself
-                faults.flip_bits([_bytes_of(output) for output in outputs], fault.bits, fault.seed)
+        outputs = self._bitflips.of_outputs(hits, outputs)
         # Stands for a slower device: the worker is held, as a GPU would be.
         time.sleep(max(0.0, started + self._service_s - time.monotonic()))
-        return outputs
+        return outputs, verdict
 
 
 def _record() -> faults.FaultRecord | None:
@@ -164,7 +175,7 @@ def _failure(message: str, code: str) -> Any:
 
 
 def _wanted(request: Any, signature: ProgramSignature) -> set[str]:
-    """Names of the outputs to send. A client that names none gets all: the program's, and LOAD."""
+    """Names of the outputs to send. Who names none gets all: the program's, and the reports."""
     asked = set(request.requested_output_names())
     own = {name for name, _, _ in signature.outputs}
     if not asked & own:
@@ -172,7 +183,7 @@ def _wanted(request: Any, signature: ProgramSignature) -> set[str]:
             f"outputs {', '.join(sorted(asked))} are not of this program; it has"
             f" {', '.join(sorted(own))}"
         )
-    return asked & (own | {LOAD.name})
+    return asked & (own | {LOAD.name, ABFT.name})
 
 
 def _check_shape(
@@ -207,7 +218,3 @@ def _response(
         else:
             tensors.append(pb_utils.Tensor(name, output.numpy()))
     return tensors
-
-
-def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    return tensor.reshape(-1).view(torch.uint8).numpy().data

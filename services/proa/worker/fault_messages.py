@@ -6,7 +6,7 @@ from google.protobuf.message import DecodeError
 
 from proa.api.v1 import faults_pb2
 from proa.errors import InvalidRequest
-from proa.worker.faults import Fault, FaultKind, FaultRecord, clock_s
+from proa.worker.faults import Fault, FaultKind, FaultRecord, FaultSite, clock_s
 
 
 def apply(record: FaultRecord, request: bytes) -> bytes:
@@ -37,6 +37,10 @@ def from_message(message: faults_pb2.Fault) -> Fault:
         kind = FaultKind(message.kind)
     except ValueError as exc:
         raise InvalidRequest(f"fault: kind {message.kind} is not known") from exc
+    try:
+        site = FaultSite(message.site)
+    except ValueError as exc:
+        raise InvalidRequest(f"fault: site {message.site} is not known") from exc
     fault = Fault(
         id=message.id,
         kind=kind,
@@ -46,6 +50,7 @@ def from_message(message: faults_pb2.Fault) -> Fault:
         delay_ms=message.delay_ms,
         bits=message.bits or 1,
         seed=message.seed,
+        site=site,
     )
     fault.check()
     return fault
@@ -62,4 +67,5 @@ def to_message(fault: Fault) -> faults_pb2.Fault:
         delay_ms=fault.delay_ms,
         bits=fault.bits,
         seed=fault.seed,
+        site=faults_pb2.FaultSite.Name(fault.site.value),
     )

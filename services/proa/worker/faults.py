@@ -32,8 +32,8 @@ PAUSE_POLL_S = 0.005
 
 _HEADER = struct.Struct("<QI4x")  # sequence (odd while somebody writes), count
 _SLOT = struct.Struct(
-    "<BB64sB64sddIIQ2x"
-)  # kind, id, program, expiry, probability, delay, bits, seed
+    "<BB64sB64sddIIQBx"
+)  # kind, id, program, expiry, probability, delay, bits, seed, site
 _SIZE = 4096
 _READS_MAX = 64  # a writer that died half-way must not stop the readers
 
@@ -45,7 +45,15 @@ class FaultKind(enum.IntEnum):
     PAUSE = 2  # half-alive: the computation blocks until the fault ends or is cleared
     ERROR = 3  # answered UNAVAILABLE
     DROP = 4  # never answered; the worker goes on
-    BITFLIP = 5  # `bits` bits of the outputs are flipped
+    BITFLIP = 5  # `bits` bits are flipped, at `site`
+
+
+class FaultSite(enum.IntEnum):
+    """Where BITFLIP flips. Numbers are those of proa.api.v1.FaultSite."""
+
+    OUTPUT = 0  # the answer: the same bits each time
+    WEIGHT = 1  # the parameters, from the first request hit until the fault ends
+    ACTIVATION = 2  # accumulators of one checked product, other bits each time; once, not again
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class Fault:
     delay_ms: int = 0
     bits: int = 1
     seed: int = 0
+    site: FaultSite = FaultSite.OUTPUT
     expires_s: float = 0.0
 
     def check(self) -> None:
@@ -79,6 +88,8 @@ class Fault:
             raise InvalidRequest(
                 f"fault: probability is {self.probability}; it must be above 0 and at most 1"
             )
+        if self.site != FaultSite.OUTPUT and self.kind != FaultKind.BITFLIP:
+            raise InvalidRequest(f"fault: site {self.site.name} goes with BITFLIP")
 
 
 def clock_s() -> float:
@@ -179,12 +190,13 @@ def _packed(fault: Fault) -> tuple[object, ...]:
     name, program = fault.id.encode(), fault.program.encode()
     return (
         *(fault.kind, len(name), name, len(program), program),
-        *(fault.expires_s, fault.probability, fault.delay_ms, fault.bits, fault.seed),
+        *(fault.expires_s, fault.probability, fault.delay_ms, fault.bits, fault.seed, fault.site),
     )
 
 
 def _unpacked(slot: tuple[Any, ...]) -> Fault:
-    kind, id_size, name, program_size, program, expires_s, probability, delay_ms, bits, seed = slot
+    kind, id_size, name, program_size, program, *rest = slot
+    expires_s, probability, delay_ms, bits, seed, site = rest
     return Fault(
         id=name[:id_size].decode(),
         kind=FaultKind(kind),
@@ -194,6 +206,7 @@ def _unpacked(slot: tuple[Any, ...]) -> Fault:
         delay_ms=delay_ms,
         bits=bits,
         seed=seed,
+        site=FaultSite(site),
         expires_s=expires_s,
     )
 

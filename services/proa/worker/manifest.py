@@ -20,6 +20,11 @@ PARITY_PREFIX = "parity."
 # What a worker says of itself, to those who ask for this output: computations finished, and
 # microseconds busy with them, since its start.
 LOAD = TensorSpec("proa.load", "INT64", (2,))
+# What the checks of a protected program found, to those who ask: the summary of its verdict
+# (docs/abft.md), the same for each of the batch.
+ABFT = TensorSpec("proa.abft", "FP64", (8,))
+CORRUPTION = "silent data corruption"
+"""How the error of a request begins whose result is wrong and could not be repaired."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,11 @@ class ProgramSignature:
 
 @dataclass(frozen=True)
 class Package:
-    """package.json. `package`: hash over deployed program, code and parity programs."""
+    """package.json. `package`: hash over deployed program, protection, code and parity programs.
+
+    `coverage`: which matrix products of the deployed program are checked, as written by
+    `proa_kernels.Coverage`; None without protection.
+    """
 
     model: str
     package: str
@@ -49,6 +58,7 @@ class Package:
     max_batch: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    coverage: Mapping[str, Any] | None = None
 
     @classmethod
     def read(cls, path: Path) -> Package:
@@ -63,6 +73,7 @@ class Package:
                 max_batch=int(tree["max_batch"]),
                 inputs=_tensors(tree["inputs"]),
                 outputs=_tensors(tree["outputs"]),
+                coverage=_coverage(tree.get("coverage")),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
             raise ProgramRefused(f"{path}: not a package of `proa pack`: {exc!r}") from exc
@@ -75,6 +86,19 @@ class Package:
         """By program. Parity programs take and give fp32 under `parity.<name>`."""
         return {name: self._signature(name) for name in self.programs}
 
+    def checked(self, program: str) -> bool:
+        """Whether this program's last output is a verdict."""
+        return self.coverage is not None and self._shared(program)
+
+    def layers(self) -> tuple[str, ...]:
+        """Names of the checked layers, in the order of the verdict's rows."""
+        layers = () if self.coverage is None else self.coverage["layers"]
+        return tuple(layer["layer"] for layer in layers if layer["scheme"] != "none")
+
+    def _shared(self, program: str) -> bool:
+        """Whether this is the file of the deployed program."""
+        return self.programs[program].sha256 == self.programs["deployed"].sha256
+
     def _signature(self, program: str) -> ProgramSignature:
         if program == "deployed":
             return ProgramSignature(
@@ -82,7 +106,7 @@ class Package:
                 tuple((t.name, t, t.dtype) for t in self.outputs),
             )
         # The mean of k queries is answered by the deployed program itself, in its own dtype.
-        shared = self.programs[program].sha256 == self.programs["deployed"].sha256
+        shared = self._shared(program)
         return ProgramSignature(
             tuple((t.name, t, d.dtype if shared else "FP32") for t, d in _coded(self.inputs)),
             tuple((t.name, t, t.dtype) for t, _ in _coded(self.outputs)),
@@ -91,6 +115,12 @@ class Package:
 
 def _tensors(trees: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in trees)
+
+
+def _coverage(tree: dict[str, Any] | None) -> dict[str, Any] | None:
+    if tree is not None and not all({"layer", "scheme"} <= row.keys() for row in tree["layers"]):
+        raise KeyError("coverage.layers")
+    return tree
 
 
 def _coded(specs: tuple[TensorSpec, ...]) -> list[tuple[TensorSpec, TensorSpec]]:

@@ -14,7 +14,9 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +25,7 @@ from proa.errors import ProgramRefused, SpecError
 from proa.spec import CodedModel, ProgramRef, TensorSpec
 from proa.worker import programs
 from proa.worker.manifest import (
+    ABFT,
     FAULTS_MODEL,
     LOAD,
     PACKAGE_FILE,
@@ -30,6 +33,7 @@ from proa.worker.manifest import (
     PackedProgram,
     ProgramSignature,
 )
+from proa.worker.protection import protect_file, split_verdict
 
 DEVICES = ("cpu", "gpu")
 _MODEL_FILE = '''"""Written by `proa pack`."""
@@ -85,28 +89,49 @@ def _write_model(spec: CodedModel, folder: Path, device: str) -> None:
     _check_tensors(spec)
     version = folder / "1"
     version.mkdir(parents=True)
-    packed: dict[str, PackedProgram] = {}
-    loaded: dict[str, programs.Program] = {}
+    drafts: dict[str, _Draft] = {}
     refs = _program_refs(spec)
     for name, (field, ref) in refs.items():
-        file = version / f"{name}.pt2"
-        try:
-            shutil.copyfile(ref.path, file)
-        except OSError as exc:
-            raise _error(spec, field, f"{ref.path}: {exc.strerror}") from exc
-        try:
-            loaded[name] = programs.load(file, ref.sha256)
-        except ProgramRefused as exc:
-            raise ProgramRefused(f"{spec.path}: spec.{field}: {ref.path}: {exc.__cause__}") from exc
-        packed[name] = PackedProgram(file.name, loaded[name].sha256)
-    package = _package(spec, packed)
+        drafts[name] = _write_program(spec, name, field, ref, version)
+    package = _package(spec, drafts)
     signatures = package.signatures()
     for name, (field, _) in refs.items():
         where = f"{spec.path}: spec.{field}"
-        _try_out(where, loaded[name], signatures[name], spec.model.max_batch)
+        checked = package.checked(name)
+        _try_out(where, drafts[name].program, signatures[name], spec.model.max_batch, checked)
     (version / PACKAGE_FILE).write_text(package.to_json(), encoding="utf-8")
     (version / "model.py").write_text(_MODEL_FILE.format(module="backend"), encoding="utf-8")
     (folder / "config.pbtxt").write_text(model_config(package, device), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A program in the new package. `origin`: sha256 of the user's file, before protection."""
+
+    packed: PackedProgram
+    program: programs.Program
+    origin: str
+    coverage: Mapping[str, Any] | None = None
+
+
+def _write_program(
+    spec: CodedModel, name: str, field: str, ref: ProgramRef, version: Path
+) -> _Draft:
+    file = version / f"{name}.pt2"
+    origin, coverage = "", None
+    try:
+        shutil.copyfile(ref.path, file)
+        if name == "deployed" and spec.protection.checked:
+            origin, coverage = protect_file(file, ref.sha256, spec.protection)
+        program = programs.load(file, None if coverage else ref.sha256)
+    except OSError as exc:
+        raise _error(spec, field, f"{ref.path}: {exc.strerror}") from exc
+    except SpecError as exc:
+        raise _error(spec, "protection", f"{ref.path}: {exc}") from exc
+    except ProgramRefused as exc:
+        raise ProgramRefused(f"{spec.path}: spec.{field}: {ref.path}: {exc.__cause__}") from exc
+    packed = PackedProgram(file.name, program.sha256)
+    return _Draft(packed, program, origin or program.sha256, coverage)
 
 
 def _program_refs(spec: CodedModel) -> dict[str, tuple[str, ProgramRef]]:
@@ -136,39 +161,47 @@ def _check_tensors(spec: CodedModel) -> None:
             where = f"model.{field}: {tensor.name}"
             if tensor.dtype not in programs.DTYPES:
                 raise _error(spec, where, f"a program has no {tensor.dtype}; use model.repository")
-            if tensor.name == LOAD.name:
-                raise _error(spec, where, "the name is taken by the load report of workers")
+            if tensor.name in (LOAD.name, ABFT.name):
+                raise _error(spec, where, "the name is taken by a report of workers")
             if not tensor.shape:
                 raise _error(spec, where, "shape is empty; Triton wants at least [1]")
 
 
-def _package(spec: CodedModel, packed: Mapping[str, PackedProgram]) -> Package:
+def _package(spec: CodedModel, drafts: Mapping[str, _Draft]) -> Package:
     red = spec.redundancy
     code = make_code(red.coder, red.k, red.r)
-    hosted = dict(packed)
+    hosted = dict(drafts)
     if red.coder == "mean" and spec.has_parity and "parity.0" not in hosted:
         # The deployed program answers the mean of k queries: one file, two roles.
-        hosted["parity.0"] = packed["deployed"]
+        hosted["parity.0"] = drafts["deployed"]
+    # Of the users' files: checksums summed on another CPU may differ in their last bits, and the
+    # package must be the same wherever it is packed.
+    protection = [f"protection {spec.protection.mode}"] if spec.protection.checked else []
     digest = hashlib.sha256()
-    for part in (packed["deployed"].sha256, code.id, *_parity_hashes(hosted)):
+    for part in (hosted["deployed"].origin, *protection, code.id, *_parity_hashes(hosted)):
         digest.update(part.encode() + b"\n")
     return Package(
         model=spec.name,
         package=digest.hexdigest(),
         code={"coder": red.coder, "k": red.k, "r": red.r},
-        programs=hosted,
+        programs={name: draft.packed for name, draft in hosted.items()},
         max_batch=spec.model.max_batch,
         inputs=spec.model.inputs,
         outputs=spec.model.outputs,
+        coverage=hosted["deployed"].coverage,
     )
 
 
-def _parity_hashes(hosted: Mapping[str, PackedProgram]) -> list[str]:
-    return [hosted[name].sha256 for name in sorted(hosted) if name != "deployed"]
+def _parity_hashes(hosted: Mapping[str, _Draft]) -> list[str]:
+    return [hosted[name].origin for name in sorted(hosted) if name != "deployed"]
 
 
 def _try_out(
-    where: str, program: programs.Program, signature: ProgramSignature, batch_max: int
+    where: str,
+    program: programs.Program,
+    signature: ProgramSignature,
+    batch_max: int,
+    checked: bool,
 ) -> None:
     """Zeros through the program, at batch 1 and at the maximum, as the worker's canary will."""
     inputs = [(dtype, spec.shape) for _, spec, dtype in signature.inputs]
@@ -176,7 +209,7 @@ def _try_out(
         return  # no shape to try it with
     for batch in sorted({1, batch_max}):
         try:
-            outputs = programs.try_out(program, inputs, batch)
+            outputs, _ = split_verdict(programs.try_out(program, inputs, batch), checked)
             _check_outputs(outputs, signature, batch)
         except ProgramRefused as exc:
             raise ProgramRefused(f"{where}: the program {exc}") from exc
@@ -188,6 +221,8 @@ def _check_outputs(
     if len(outputs) != len(signature.outputs):
         raise ProgramRefused(f"has {len(outputs)} outputs; the spec has {len(signature.outputs)}")
     for output, (name, spec, dtype) in zip(outputs, signature.outputs, strict=True):
+        if not isinstance(output, torch.Tensor):
+            raise ProgramRefused(f"gives a {type(output).__name__} as output {name!r}")
         found, expected = list(output.shape), [batch, *spec.shape]
         fits = len(found) == len(expected) and all(
             want in (-1, got) for got, want in zip(found, expected, strict=True)
@@ -212,6 +247,8 @@ def model_config(package: Package, device: str) -> str:
     inputs = {spec.name: spec for s in signatures for _, spec, _ in s.inputs}
     outputs = {spec.name: spec for s in signatures for _, spec, _ in s.outputs}
     outputs[LOAD.name] = LOAD
+    if package.coverage is not None:
+        outputs[ABFT.name] = ABFT
     code = package.code
     parameters = {
         "proa.package": package.package,

@@ -20,7 +20,8 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.pt2_archive import PT2ArchiveWriter, _package
 
-from proa.errors import ProgramRefused
+import proa_kernels  # noqa: F401  # registers the operators of protected programs
+from proa.errors import ProaError, ProgramRefused
 from proa.worker.archive import ArchiveLimits, read_archive
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,11 @@ class Program:
         self._module = module
         self.sha256 = sha256
 
+    def parameters(self) -> list[torch.Tensor]:
+        """The weights themselves: who changes one changes the program."""
+        module = self._module
+        return list(module.parameters()) if isinstance(module, torch.nn.Module) else []
+
     @torch.inference_mode()
     def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         outputs = self._module(*inputs)
@@ -66,13 +72,34 @@ def load(
     `proa pack` does. Runs no code of the file but the graph's operators.
     Raises ProgramRefused, never anything of torch's.
     """
-    limits = limits or ArchiveLimits()
+    with named(path):
+        program, digest = _exported(path, sha256, limits or ArchiveLimits())
+        with torch_errors():
+            return Program(_runnable(program, device), digest)
+
+
+def load_exported(path: Path, sha256: str | None) -> tuple[ExportedProgram, str]:
+    """The program at `path` as torch.export has it, to be rewritten, and its sha256 (hex).
+
+    As vetted as what `load` gives. Raises ProgramRefused.
+    """
+    with named(path):
+        return _exported(path, sha256, ArchiveLimits())
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Puts the path before what was refused, which stays its cause."""
     try:
-        content = _read(path, limits)
-        digest = _digest(content, sha256)
-        return Program(_build(content, limits, device), digest)
+        yield
     except ProgramRefused as exc:
         raise ProgramRefused(f"{path}: {exc}") from exc
+
+
+def _exported(path: Path, sha256: str | None, limits: ArchiveLimits) -> tuple[ExportedProgram, str]:
+    content = _read(path, limits)
+    digest = _digest(content, sha256)
+    return _build(content, limits), digest
 
 
 def _read(path: Path, limits: ArchiveLimits) -> bytes:
@@ -91,7 +118,7 @@ def _digest(content: bytes, expected: str | None) -> str:
     return digest
 
 
-def _build(content: bytes, limits: ArchiveLimits, device: str) -> Callable[..., Any]:
+def _build(content: bytes, limits: ArchiveLimits) -> ExportedProgram:
     vetted = read_archive(content, limits)
     with _loading, _no_pickles():
         try:
@@ -99,15 +126,22 @@ def _build(content: bytes, limits: ArchiveLimits, device: str) -> Callable[..., 
                 torch.load(io.BytesIO(vetted.sample_inputs))
         except Exception as exc:
             raise ProgramRefused("its sample inputs need a pickle") from exc
-        try:
+        with torch_errors():
             # What torch.export.load calls; that one turns errors into guesses at an older format.
             loaded = _package.load_pt2(_rewritten(vetted.members))
-            return _runnable(loaded.exported_programs["model"], device)
-        except ProgramRefused:
-            raise
-        except Exception as exc:
-            log.debug("torch cannot rebuild the program", exc_info=True)
-            raise ProgramRefused(f"torch cannot rebuild the program: {_line(exc)}") from exc
+            return loaded.exported_programs["model"]
+
+
+@contextmanager
+def torch_errors() -> Iterator[None]:
+    """Turns what torch raises over a program into ProgramRefused."""
+    try:
+        yield
+    except ProaError:
+        raise
+    except Exception as exc:
+        log.debug("torch cannot rebuild the program", exc_info=True)
+        raise ProgramRefused(f"torch cannot rebuild the program: {_line(exc)}") from exc
 
 
 def _runnable(program: ExportedProgram, device: str) -> Callable[..., Any]:

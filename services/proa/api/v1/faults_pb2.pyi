@@ -15,15 +15,24 @@ class FaultKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR: _ClassVar[FaultKind]
     DROP: _ClassVar[FaultKind]
     BITFLIP: _ClassVar[FaultKind]
+
+class FaultSite(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OUTPUT: _ClassVar[FaultSite]
+    WEIGHT: _ClassVar[FaultSite]
+    ACTIVATION: _ClassVar[FaultSite]
 FAULT_KIND_UNSPECIFIED: FaultKind
 DELAY: FaultKind
 PAUSE: FaultKind
 ERROR: FaultKind
 DROP: FaultKind
 BITFLIP: FaultKind
+OUTPUT: FaultSite
+WEIGHT: FaultSite
+ACTIVATION: FaultSite
 
 class Fault(_message.Message):
-    __slots__ = ("id", "kind", "ttl_ms", "probability", "program", "delay_ms", "bits", "seed")
+    __slots__ = ("id", "kind", "ttl_ms", "probability", "program", "delay_ms", "bits", "seed", "site")
     ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     TTL_MS_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +41,7 @@ class Fault(_message.Message):
     DELAY_MS_FIELD_NUMBER: _ClassVar[int]
     BITS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
     id: str
     kind: FaultKind
     ttl_ms: int
@@ -40,7 +50,8 @@ class Fault(_message.Message):
     delay_ms: int
     bits: int
     seed: int
-    def __init__(self, id: _Optional[str] = ..., kind: _Optional[_Union[FaultKind, str]] = ..., ttl_ms: _Optional[int] = ..., probability: _Optional[float] = ..., program: _Optional[str] = ..., delay_ms: _Optional[int] = ..., bits: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    site: FaultSite
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[_Union[FaultKind, str]] = ..., ttl_ms: _Optional[int] = ..., probability: _Optional[float] = ..., program: _Optional[str] = ..., delay_ms: _Optional[int] = ..., bits: _Optional[int] = ..., seed: _Optional[int] = ..., site: _Optional[_Union[FaultSite, str]] = ...) -> None: ...
 
 class InjectRequest(_message.Message):
     __slots__ = ("fault",)

@@ -93,7 +93,7 @@ class ModelStatus(_message.Message):
     def __init__(self, name: _Optional[str] = ..., package: _Optional[str] = ..., mode: _Optional[str] = ..., policy: _Optional[str] = ..., policy_in_force: _Optional[str] = ..., why: _Optional[str] = ..., queue_depth: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., answers: _Optional[_Mapping[str, int]] = ..., failed: _Optional[int] = ..., sent: _Optional[int] = ..., redundant_sent: _Optional[int] = ..., groups: _Optional[_Mapping[str, int]] = ..., p50_ms: _Optional[float] = ..., p95_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ..., p999_ms: _Optional[float] = ..., agreement: _Optional[float] = ..., agreement_samples: _Optional[int] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("name", "domain", "roles", "state", "inflight", "latency_ms", "errors", "answered")
+    __slots__ = ("name", "domain", "roles", "state", "inflight", "latency_ms", "errors", "answered", "checks", "faults")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_FIELD_NUMBER: _ClassVar[int]
     ROLES_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,8 @@ class WorkerStatus(_message.Message):
     LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    CHECKS_FIELD_NUMBER: _ClassVar[int]
+    FAULTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     domain: str
     roles: _containers.RepeatedScalarFieldContainer[str]
@@ -110,4 +112,6 @@ class WorkerStatus(_message.Message):
     latency_ms: float
     errors: int
     answered: int
-    def __init__(self, name: _Optional[str] = ..., domain: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., inflight: _Optional[int] = ..., latency_ms: _Optional[float] = ..., errors: _Optional[int] = ..., answered: _Optional[int] = ...) -> None: ...
+    checks: int
+    faults: int
+    def __init__(self, name: _Optional[str] = ..., domain: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., inflight: _Optional[int] = ..., latency_ms: _Optional[float] = ..., errors: _Optional[int] = ..., answered: _Optional[int] = ..., checks: _Optional[int] = ..., faults: _Optional[int] = ...) -> None: ...

@@ -254,7 +254,7 @@ export function hatch(ctx, state, x, y, width, height) {
   ctx.beginPath();
   ctx.rect(x, y, width, height);
   ctx.clip();
-  ctx.strokeStyle = color(state === "suspected" ? "hatch" : "faint");
+  ctx.strokeStyle = color(state === "suspected" || state === "quarantined" ? "hatch" : "faint");
   ctx.lineWidth = state === "gone" ? 1 : 1.6;
   ctx.globalAlpha = state === "gone" ? 0.5 : 0.85;
   ctx.beginPath();
@@ -263,7 +263,7 @@ export function hatch(ctx, state, x, y, width, height) {
   } else if (state === "starting") {
     ctx.setLineDash([1.5, 4]);
     for (let i = 3; i < height; i += 5) { ctx.moveTo(x, y + i); ctx.lineTo(x + width, y + i); }
-  } else if (state === "suspected") {
+  } else if (state === "suspected" || state === "quarantined") {
     // Lines go on from cell to cell: they are laid through the page, not through the cell.
     const first = Math.floor((x - height) / 6) * 6;
     for (let i = first; i < x + width; i += 6) { ctx.moveTo(i, y + height); ctx.lineTo(i + height, y); }

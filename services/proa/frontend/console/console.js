@@ -143,7 +143,7 @@ function fillWorkers(model) {
     el("td", { text: one.name }),
     el("td", { text: one.reason ? `${one.state}: ${one.reason}` : one.state, cls: one.state === "up" ? "" : "late" }),
     el("td", { text: one.domain }), el("td", { text: one.roles.join(", ") }),
-    ...["inflight", "answered", "errors"].map((name) => el("td", { text: one[name] === undefined ? "–" : count(one[name]) })))));
+    ...["inflight", "answered", "errors", "faults"].map((name) => el("td", { text: one[name] === undefined ? "–" : count(one[name]) })))));
   setText($("workers-left-out"), model.workers_left_out ? `${count(model.workers_left_out)} more workers are not drawn.` : "");
 }
 
@@ -191,7 +191,7 @@ function fillKeys() {
   $("key-policies").replaceChildren(...policies.map((one) => item(filled(panels.hueOf(one)), one.replaceAll("+", " + "))));
   $("key-groups").replaceChildren(item(filled("done"), "done"), item(filled("abandoned"), "abandoned"));
   const hot = [1, 2, 4, 8].map((times) => item(swatch((ctx) => { ctx.fillStyle = heat(times, 1); ctx.fillRect(0, 0, 14, 12); }), times === 1 ? "usual" : `${times}×`));
-  const states = [["suspected", "suspected: no work"], ["starting", "starting"], ["draining", "draining"], ["gone", "gone"]]
+  const states = [["suspected", "suspected or quarantined: no work"], ["starting", "starting"], ["draining", "draining"], ["gone", "gone"]]
     .map(([state, text]) => item(swatch((ctx) => hatch(ctx, state, 0, 0, 14, 12)), text));
   $("key-workers").replaceChildren(...hot, ...states);
 }

@@ -132,7 +132,7 @@ function outline(frame, faults, y) {
   }
 }
 
-const LAMPS = { up: "good", slow: "edge-slow", suspected: "bad", gone: "faint", starting: "faint", draining: "warn" };
+const LAMPS = { up: "good", slow: "edge-slow", suspected: "bad", gone: "faint", starting: "faint", draining: "warn", quarantined: "bad" };
 
 function label(frame, name, now, y) {
   const { ctx } = frame;

@@ -3,7 +3,7 @@
 const KEPT_S = 600;
 const ANSWER_S_MAX = 4;
 // As `history.STATES` has them.
-export const STATES = ["up", "slow", "suspected", "starting", "draining"];
+export const STATES = ["up", "slow", "suspected", "starting", "draining", "quarantined"];
 // The order in which series are stacked and listed.
 export const SOURCES = ["worker", "retry", "replica", "hedge", "backup", "reconstructed"];
 
