@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ import grpc.aio
 from proa.api.v1 import faults_pb2, faults_pb2_grpc
 from proa.errors import DeadlinePassed, InvalidRequest, NotSupported, Overloaded, Unavailable
 from proa.rpc import Context, servicer_errors
+from proa.runtime.interceptor import Handler, UnaryInterceptor
 from proa.runtime.waiting import set_within
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,6 @@ TTL_MS_MAX = 600_000
 DELAY_MS_MAX = 600_000
 TEXT_BYTES_MAX = 64
 
-Handler = Callable[[Any, Context], Awaitable[Any]]
 # Takes in what `FaultInjector.Announce` says. Errors: InvalidRequest, Overloaded.
 Announce = Callable[[faults_pb2.AnnounceRequest], None]
 
@@ -177,27 +177,16 @@ def add_faults(server: grpc.aio.Server, table: FaultTable, announce: Announce | 
     return FAULT_SERVICE
 
 
-class FaultInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+class FaultInterceptor(UnaryInterceptor):
     """Lets the table act on every unary call of the service `service` (full name)."""
 
     def __init__(self, table: FaultTable, service: str) -> None:
+        super().__init__(service)
         self._table = table
-        self._prefix = f"/{service}/"
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        method: str = handler_call_details.method
-        if not method.startswith(self._prefix) or handler is None or not handler.unary_unary:
-            return handler
-        return grpc.unary_unary_rpc_method_handler(
-            self._faulty(handler.unary_unary, method.removeprefix(self._prefix)),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+    def around(self, handler: Handler, details: grpc.HandlerCallDetails) -> Handler:
+        """See UnaryInterceptor."""
+        return self._faulty(handler, details.method.rpartition("/")[2])
 
     def _faulty(self, handler: Handler, method: str) -> Handler:
         @servicer_errors

@@ -6,7 +6,7 @@ import contextlib
 import re
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from proa.errors import SettingsError
 from proa.rpc import Context
+from proa.runtime.interceptor import Handler, UnaryInterceptor
 from proa.runtime.settings import from_env, setting
 from proa.telemetry import Kind, SpanRecord, TraceContext, Tracing, child_of, current, parse
 from proa.telemetry.spans import Value
@@ -28,7 +29,6 @@ from proa.telemetry.spans import Value
 HTTP, GRPC = "http/protobuf", "grpc"
 ATTRIBUTES_MAX = 64  # of OTEL_RESOURCE_ATTRIBUTES and of headers
 
-Handler = Callable[[Any, Context], Awaitable[Any]]
 
 # Of a server's point of view: the others are the caller's doing (semantic conventions, rpc).
 _ERRORS = {
@@ -141,7 +141,7 @@ class SpanCounts(Collector):
         return [family]
 
 
-class TracingInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+class TracingInterceptor(UnaryInterceptor):
     """A SERVER span for every unary call of one service that carries a sampled traceparent.
 
     `service`: full name. Handlers find the span in `proa.telemetry.current`. Put it first, so that
@@ -149,26 +149,15 @@ class TracingInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """
 
     def __init__(self, tracing: Tracing, service: str) -> None:
+        super().__init__(service)
         self._tracing = tracing
-        self._prefix = f"/{service}/"
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        method: str = handler_call_details.method
-        if not method.startswith(self._prefix) or handler is None or not handler.unary_unary:
-            return handler
-        parent = parse(handler_call_details.invocation_metadata or ())
+    def around(self, handler: Handler, details: grpc.HandlerCallDetails) -> Handler | None:
+        """See UnaryInterceptor."""
+        parent = parse(details.invocation_metadata or ())
         if parent is None or not parent.sampled:
-            return handler
-        return grpc.unary_unary_rpc_method_handler(
-            self._traced(handler.unary_unary, method.removeprefix("/"), parent),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+            return None
+        return self._traced(handler, details.method.removeprefix("/"), parent)
 
     def _traced(self, handler: Handler, method: str, parent: TraceContext) -> Handler:
         async def call(request: Any, context: Context) -> Any:
