@@ -130,7 +130,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         source = "reconstructed" if first == RECONSTRUCT else "worker"
         parameters: dict[str, wire.Parameter] = {"proa.source": source, "proa.group": 7}
         if source == "worker":
-            parameters["proa.worker"] = "worker-1"
+            parameters |= {"proa.worker": "worker-1", "proa.abft": "repaired"}
         response = wire.write_response("double", "2", request.id, {"y": 2 * x}, parameters)
         if first == GARBLE:
             response.raw_output_contents[0] = b"abc"

@@ -33,6 +33,7 @@ async def test_infer_sends_a_random_query_of_the_right_shape(
     assert await proa("infer", "double", "--random", "--json", "--address", server.address) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["source"], found["worker"], found["group"]) == ("worker", "worker-1", 7)
+    assert found["abft"] == "repaired"
     assert found["outputs"]["y"]["shape"] == [1, 2]
     assert found["latency_ms"] > 0
     assert await proa("infer", "double", "--random", "--json", "--address", server.address) == 0
@@ -48,7 +49,7 @@ async def test_infer_reads_npy_adds_the_batch_axis_and_saves_the_answer(
     assert await proa("infer", "double", *query, "--address", server.address) == 0
     assert np.load(tmp_path / "y.npz")["y"].tolist() == [[2.0, 4.0]]
     out = capsys.readouterr().out
-    assert "source worker, worker worker-1, group 7" in out
+    assert "source worker, worker worker-1, group 7, matrix products repaired" in out
     assert "[[2. 4.]]" in out
 
 

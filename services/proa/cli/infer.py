@@ -134,6 +134,7 @@ def _show(answer: Answer, latency_ms: float) -> None:
     notes = [f"source {answer.source}"] if answer.source else []
     notes += [f"worker {answer.worker}"] if answer.worker else []
     notes += [f"group {answer.group}"] if answer.group is not None else []
+    notes += [f"matrix products {answer.abft}"] if answer.abft is not None else []
     say(f"{answer.model}  {', '.join([*notes, f'{latency_ms:.1f} ms'])}")
     if answer.reconstructed:
         say("an approximation, decoded from other answers; --exact refuses it")
@@ -149,6 +150,7 @@ def _to_json(answer: Answer, latency_ms: float) -> dict[str, Any]:
         "source": answer.source,
         "worker": answer.worker,
         "group": answer.group,
+        "abft": answer.abft,
         "latency_ms": round(latency_ms, 3),
         "outputs": {
             name: {"dtype": str(array.dtype), "shape": list(array.shape), "data": array.tolist()}
