@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -15,19 +14,15 @@ from typing import Self
 
 import proa
 from fakes.eventually import eventually_sync
+from proa.local.ports import Ports
 from proa.worker.launch import SHM, shm_prefix
+
+_PORTS = Ports()
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on just now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Ports that nobody listens on just now, and no connection of another test will take."""
+    return [_PORTS.free() for _ in range(count)]
 
 
 class WorkerProcess(AbstractContextManager["WorkerProcess"]):
