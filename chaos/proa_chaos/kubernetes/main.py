@@ -57,10 +57,8 @@ PASSED, FAILED, USAGE = 0, 1, 2
 
 def main() -> int:
     """Run it as the environment says."""
-    logs.setup("chaos")
     try:
-        env = os.environ
-        logs.setup("chaos", env.get("PROA_LOG_LEVEL", "INFO"), env.get("PROA_LOG_FORMAT", "text"))
+        logs.setup_from("chaos", os.environ)
         settings = from_env(ChaosSettings, os.environ)
         experiment = load_experiment(settings.file)
         result = asyncio.run(run_in_cluster(experiment, settings, load_api(os.environ)))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proa.cli.common import FAILED, OK, Verbs, add_run_dir, add_verb, emit, integer, say
+from proa.cli.common import FAILED, OK, Verbs, add_run_dir, add_verb, emit, integer, number, say
 from proa.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ def register(verbs: Verbs) -> None:
         help="for journal.json and report.html (default: out/chaos/NAME)",
     )  # fmt: skip
     run.add_argument("--model", metavar="MODEL", help="instead of the file's")
-    run.add_argument("--rate", type=_rate, metavar="HZ", help="instead of the file's")
+    run.add_argument(
+        "--rate", type=number(0.1, 10_000.0), metavar="HZ", help="instead of the file's"
+    )
     run.add_argument(
         "--inputs", type=Path, metavar="FILE.npz",
         help="queries, and perhaps answers and labels, instead of random ones",
@@ -152,13 +154,3 @@ def _conclude(result: Result, paths: tuple[Path, Path]) -> None:
     if not result.as_expected:
         say(f"this experiment expects {result.experiment.expected}")
     say(f"report: {paths[1]}   journal: {paths[0]}")
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0.1 <= value <= 10_000:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 10000")
-    return value

@@ -47,6 +47,21 @@ def add_run_dir(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def number(least: float, most: float) -> Callable[[str], float]:
+    """An argument type: a number within limits, that the error names."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not between {least:g} and {most:g}")
+        return value
+
+    return parse
+
+
 def integer(least: int, most: int) -> Callable[[str], int]:
     """An argument type: an integer within limits, that the error names."""
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proa.cli.common import FAILED, OK, Verbs, add_verb, emit, integer, say
+from proa.cli.common import FAILED, OK, Verbs, add_verb, emit, integer, number, say
 from proa.errors import EnvironmentLacks, SettingsError
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ def register(verbs: Verbs) -> None:
         "--list", action="store_true", help="a line for each request instead of a picture"
     )
     parser.add_argument(
-        "--wait", type=_seconds, metavar="S",
+        "--wait", type=number(0.0, 86_400.0), metavar="S",
         help="end after so long, with exit code 1 if nothing came (default: wait for ever)",
     )  # fmt: skip
     parser.add_argument(
-        "--settle", type=_seconds, default=2.0, metavar="S",
+        "--settle", type=number(0.0, 86_400.0), default=2.0, metavar="S",
         help="a request is drawn when nothing of it came for so long (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -173,16 +173,6 @@ def _tell(text: str) -> None:
     """What is no result goes to stderr, so that pipes get only pictures or JSON."""
     sys.stderr.write(f"proa trace: {text}\n")
     sys.stderr.flush()
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0.0 <= value <= 86_400.0:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 86400")
-    return value
 
 
 def _trace_id(text: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from proa.cli.common import OK, Verbs, add_run_dir, add_verb, emit, integer, say
+from proa.cli.common import OK, Verbs, add_run_dir, add_verb, emit, integer, number, say
 from proa.local.topology import WORKERS_MAX, Options, Topology
 
 COLLECTOR = "127.0.0.1:4318"  # where `proa trace` listens
@@ -50,7 +50,7 @@ def register(verbs: Verbs) -> None:
         " listens)",
     )  # fmt: skip
     parser.add_argument(
-        "--trace-sample", type=_share, metavar="SHARE",
+        "--trace-sample", type=number(0.0, 1.0), metavar="SHARE",
         help="share of the requests that are traced, 0 to 1 (default: with --trace, all)",
     )  # fmt: skip
     add_run_dir(parser)
@@ -116,16 +116,6 @@ def _collector(text: str) -> str:
             f"{text!r} is not HOST:PORT (--trace without a value goes behind the SPECs)"
         )
     return text
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
 
 
 def _printer() -> Callable[[str, str], None]:

@@ -14,8 +14,9 @@ from proa.decoder import service
 from proa.decoder.settings import DecoderSettings
 from proa.rpc import DECODER
 from proa.runtime.settings import from_env
-from proa.runtime.stateless import UNTRACED, Service, serve_stateless, tracing_of
+from proa.runtime.stateless import UNTRACED, Service, serve_stateless
 from proa.runtime.tls import open_tls
+from proa.runtime.tracing import tracing_of
 
 
 async def main() -> None:

@@ -15,8 +15,9 @@ from proa.encoder.settings import EncoderSettings
 from proa.parity import ParityRunner
 from proa.rpc import ENCODER, Channels
 from proa.runtime.settings import from_env
-from proa.runtime.stateless import UNTRACED, Service, serve_stateless, tracing_of
+from proa.runtime.stateless import UNTRACED, Service, serve_stateless
 from proa.runtime.tls import TlsFiles, open_tls
+from proa.runtime.tracing import tracing_of
 from proa.telemetry import Tracing
 
 

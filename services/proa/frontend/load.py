@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-OUTPUT = "proa.load"
+from proa.spec.reports import LOAD
+
+OUTPUT = LOAD.name
 # Appended to a serialised ModelInferRequest it asks for that output too: protobuf joins repeated
 # fields, so a request is written once for workers with and without load reports.
 ASK: bytes = service_pb2.ModelInferRequest(

@@ -36,7 +36,7 @@ from proa.runtime.faults import FaultTable, add_faults
 from proa.runtime.serve import serve
 from proa.runtime.server import add_reflection, listen, make_health, make_server
 from proa.runtime.settings import from_env
-from proa.runtime.tracing import open_tracing
+from proa.runtime.tracing import tracing_of
 
 log = logging.getLogger(__name__)
 
@@ -148,20 +148,18 @@ async def serve_frontend(
     ProcessCollector(registry=registry)
     metrics = FrontendMetrics(registry)
     locks = open_locks(settings, registry)
-    tracing = open_tracing("frontend", os.environ, registry)
-    teller = open_stories(tracing, settings.request_log, metrics.untold)
-    channels = Channels(
-        message_bytes_max=settings.message_bytes_max, channels_max=8192, tls=locks.services
-    )
-    world = build_world(settings, channels, metrics, source, teller)
-    registry.register(EngineCollector(world.models.engines))
-    try:
-        await _serve_world(world, locks, settings, registry, metrics, listening)
-    finally:
-        await world.models.close()
-        await channels.close()
-        if tracing is not None:
-            await asyncio.to_thread(tracing.close)
+    async with tracing_of("frontend", os.environ, registry) as tracing:
+        teller = open_stories(tracing, settings.request_log, metrics.untold)
+        channels = Channels(
+            message_bytes_max=settings.message_bytes_max, channels_max=8192, tls=locks.services
+        )
+        world = build_world(settings, channels, metrics, source, teller)
+        registry.register(EngineCollector(world.models.engines))
+        try:
+            await _serve_world(world, locks, settings, registry, metrics, listening)
+        finally:
+            await world.models.close()
+            await channels.close()
 
 
 async def _serve_world(

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-OUTPUT = "proa.abft"
-WIDTH = 8
+from proa.spec.reports import ABFT, CORRUPTION
+
+OUTPUT, (WIDTH,) = ABFT.name, ABFT.shape
 # Appended to a serialised ModelInferRequest it asks for that output too, as `load.ASK`.
 ASK: bytes = service_pb2.ModelInferRequest(
     outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=OUTPUT)]
@@ -22,8 +23,6 @@ ASK: bytes = service_pb2.ModelInferRequest(
 COUNT_MAX = 1e12
 # Repaired, and so near the limit that it may have been rounding: it does not count as a fault.
 NEAR_RATIO_MAX = 2.0
-# With these words a worker refuses to answer with what it knows to be wrong.
-CORRUPTION = "silent data corruption"
 
 
 @dataclass(frozen=True, slots=True)

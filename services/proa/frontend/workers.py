@@ -23,6 +23,7 @@ from proa.parity import ParityRunner
 from proa.rpc import Channels, peer_errors
 from proa.runtime.faults import FaultTable
 from proa.spec import CodedModel, TensorSpec
+from proa.spec.reports import CORRUPTION
 from proa.telemetry import TraceContext, to_metadata
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ class WorkerCalls:
 
     def note_refusal(self, worker: WorkerAddress, error: ProaError) -> None:
         """If `error` says so, `worker` knew its answer to be wrong: that counts as a fault."""
-        if self._integrity is not None and verdicts.CORRUPTION in str(error):
+        if self._integrity is not None and CORRUPTION in str(error):
             self._integrity.fault(worker.name, FAILED)
 
     def _judge(self, worker: WorkerAddress, verdict: Verdict) -> None:

@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,6 +90,12 @@ def setup(service: str, level: str = "INFO", style: str = TEXT) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter((JsonFormatter if style == JSON else LineFormatter)(service))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def setup_from(service: str, environ: Mapping[str, str]) -> None:
+    """As PROA_LOG_LEVEL and PROA_LOG_FORMAT say. Errors: SettingsError, which can be logged."""
+    setup(service)
+    setup(service, environ.get("PROA_LOG_LEVEL", "INFO"), environ.get("PROA_LOG_FORMAT", TEXT))
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

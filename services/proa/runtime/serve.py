@@ -39,11 +39,9 @@ def run(main: Callable[[], Awaitable[None]], *, service: str = "proa") -> int:
     logged: ours as one line, others with a traceback. PROA_LOG_LEVEL sets the level (INFO),
     PROA_LOG_FORMAT the form (text, json).
     """
-    env = os.environ
     try:
-        logs.setup(service, env.get("PROA_LOG_LEVEL", "INFO"), env.get("PROA_LOG_FORMAT", "text"))
+        logs.setup_from(service, os.environ)
     except SettingsError as exc:
-        logs.setup(service)
         return _failed(exc, USAGE)
     # What is imported by now stays: the collector need not look at it again.
     gc.collect()

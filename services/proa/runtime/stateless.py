@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -19,7 +18,7 @@ from proa.runtime.selfcheck import check_port, keep_checking
 from proa.runtime.serve import serve
 from proa.runtime.server import add_reflection, listen, make_health, make_server
 from proa.runtime.tls import TlsFiles, export_expiry
-from proa.runtime.tracing import TracingInterceptor, open_tracing
+from proa.runtime.tracing import TracingInterceptor
 from proa.telemetry import Tracing
 
 log = logging.getLogger(__name__)
@@ -58,22 +57,6 @@ class Service:
     name: str
     add: Callable[[grpc.aio.Server], None]
     check: Callable[[], Awaitable[None]]
-
-
-@asynccontextmanager
-async def tracing_of(
-    service: str, environ: Mapping[str, str], registry: CollectorRegistry
-) -> AsyncIterator[Tracing | None]:
-    """The tracing of this process, None if it is off; spans of the last calls are sent at the end.
-
-    service: as in `encoder`. Errors: SettingsError.
-    """
-    tracing = open_tracing(service, environ, registry)
-    try:
-        yield tracing
-    finally:
-        if tracing is not None:
-            await asyncio.to_thread(tracing.close)
 
 
 async def serve_stateless(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -123,6 +124,22 @@ def open_tracing(
     if registry is not None:
         registry.register(SpanCounts(tracing))
     return tracing
+
+
+@contextlib.asynccontextmanager
+async def tracing_of(
+    service: str, environ: Mapping[str, str], registry: CollectorRegistry
+) -> AsyncIterator[Tracing | None]:
+    """The tracing of this process, None if it is off; spans of the last calls are sent at the end.
+
+    service: as in `encoder`. Errors: SettingsError.
+    """
+    tracing = open_tracing(service, environ, registry)
+    try:
+        yield tracing
+    finally:
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
 
 class SpanCounts(Collector):

@@ -20,10 +20,11 @@ import triton_python_backend_utils as pb_utils
 from torch.utils.dlpack import from_dlpack
 
 from proa.errors import BadAnswer, InvalidRequest, ProaError, RequestCancelled, Unavailable
+from proa.spec.reports import ABFT, LOAD
 from proa.worker import faults
 from proa.worker.bitflips import BitFlips
 from proa.worker.faults import Fault, FaultKind
-from proa.worker.manifest import ABFT, LOAD, PACKAGE_FILE, Package, ProgramSignature
+from proa.worker.manifest import PACKAGE_FILE, Package, ProgramSignature
 from proa.worker.programs import DTYPES, Program, load
 from proa.worker.protection import Outputs, refuse_corrupt, split_verdict, verdict_report
 from proa.worker.spans import compute_span, open_compute

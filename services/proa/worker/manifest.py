@@ -17,14 +17,6 @@ from proa.spec import TensorSpec
 PACKAGE_FILE = "package.json"
 FAULTS_MODEL = "proa_faults"
 PARITY_PREFIX = "parity."
-# What a worker says of itself, to those who ask for this output: computations finished, and
-# microseconds busy with them, since its start.
-LOAD = TensorSpec("proa.load", "INT64", (2,))
-# What the checks of a protected program found, to those who ask: the summary of its verdict
-# (docs/abft.md), the same for each of the batch.
-ABFT = TensorSpec("proa.abft", "FP64", (8,))
-CORRUPTION = "silent data corruption"
-"""How the error of a request begins whose result is wrong and could not be repaired."""
 
 
 @dataclass(frozen=True)

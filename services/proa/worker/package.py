@@ -23,11 +23,10 @@ import torch
 from proa.codes import make_code
 from proa.errors import ProgramRefused, SpecError
 from proa.spec import CodedModel, ProgramRef, TensorSpec
+from proa.spec.reports import ABFT, LOAD
 from proa.worker import programs
 from proa.worker.manifest import (
-    ABFT,
     FAULTS_MODEL,
-    LOAD,
     PACKAGE_FILE,
     Package,
     PackedProgram,

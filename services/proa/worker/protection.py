@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from proa.errors import ProgramRefused, SpecError, Unavailable
 from proa.spec import ProtectionSpec
+from proa.spec.reports import ABFT, CORRUPTION
 from proa.worker import programs
-from proa.worker.manifest import ABFT, CORRUPTION
 from proa_kernels import Plan, PlanRefused, Verdict, WeightsRefused, protect
 
 Outputs = tuple[torch.Tensor, ...]
