@@ -113,7 +113,7 @@ bake = $(foreach v,REGISTRY TAG TORCH_INDEX TRITON_IMAGE,$(if $($v),$v='$($v)'))
 
 # The stamps carry a hash of what they installed, so nothing is installed twice.
 $(RUNTIME):
-	$(call install,worker$(comma)train$(comma)bench)
+	$(call install,worker$(comma)store$(comma)train$(comma)bench)
 	touch $@
 
 $(DEV):
