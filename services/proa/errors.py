@@ -13,6 +13,10 @@
     ├── DeadlinePassed             DEADLINE_EXCEEDED
     ├── RequestCancelled           CANCELLED
     ├── Unavailable                UNAVAILABLE         a peer is gone, or there is no worker
+    │   └── ShardUnavailable       UNAVAILABLE         a shard of the store; has retry_after_s
+    ├── DataLost                   DATA_LOSS           rows of a table that nothing can bring back
+    ├── StaleMap                   ABORTED             a map of the store that was replaced
+    ├── PushIndeterminate          UNKNOWN             written or not: the same push again tells
     ├── BadAnswer                  INTERNAL            a worker answered something impossible
     ├── ProgramRefused             FAILED_PRECONDITION a .pt2 or package we will not load
     └── CodingError                INTERNAL
@@ -83,6 +87,44 @@ class RequestCancelled(ProaError):
 
 class Unavailable(ProaError):
     status = "UNAVAILABLE"
+
+
+class ShardUnavailable(Unavailable):
+    """`retry_after_s`: seconds after which a retry may succeed."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.2) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DataLost(ProaError):
+    """More shards were lost than the parity covers. `table`, and `ids` of the rows asked for."""
+
+    status = "DATA_LOSS"
+
+    def __init__(self, message: str, *, table: str = "", ids: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.table, self.ids = table, ids
+
+
+class StaleMap(ProaError):
+    """`version`: of the map in force, -1 where it is not known."""
+
+    status = "ABORTED"
+
+    def __init__(self, message: str, *, version: int = -1) -> None:
+        super().__init__(message)
+        self.version = version
+
+
+class PushIndeterminate(ProaError):
+    """A push that was neither acknowledged nor refused. `step`: of the worker that pushed."""
+
+    status = "UNKNOWN"
+
+    def __init__(self, message: str, *, step: int = -1) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class BadAnswer(ProaError):

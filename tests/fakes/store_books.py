@@ -41,11 +41,18 @@ class Branch:
     versions: dict[int, Version] = field(default_factory=dict)
 
 
+def zero(layout: Layout, block: Block) -> np.ndarray:
+    extent = layout.extent_of(block.stripe)
+    return np.zeros((extent.rows, extent.width), np.uint8)
+
+
 class Books:
     """`update` is the optimiser, the same function as the owners have."""
 
     def __init__(
-        self, layout: Layout, update: Callable[[np.ndarray, np.ndarray], np.ndarray]
+        self,
+        layout: Layout,
+        update: Callable[[Block, np.ndarray, np.ndarray, np.ndarray], np.ndarray],
     ) -> None:
         self.layout = layout
         self.update = update
@@ -53,12 +60,16 @@ class Books:
         self.acked: dict[Block, set[Key]] = {}
         self.lost: dict[Block, set[int]] = {}
         self.branches: dict[Block, dict[int, Branch]] = {}
-        zero = np.zeros((layout.rows, layout.width), np.uint8)
-        for stripe in range(layout.stripes):
-            for position in range(layout.k):
-                block = Block(stripe, position)
-                self.branches[block] = {0: Branch(-1, 0, {0: Version(zero, ())})}
+        self.extend(layout)
+
+    def extend(self, layout: Layout) -> None:
+        """Stripes were added, all zero."""
+        for block in (Block(s, p) for s in range(layout.stripes) for p in range(layout.k)):
+            if block not in self.branches:
+                first = Version(zero(layout, block), ())
+                self.branches[block] = {0: Branch(-1, 0, {0: first})}
                 self.acked[block], self.lost[block] = set(), set()
+        self.layout = layout
 
     def find(self, block: Block, epoch: int, version: int) -> Version:
         branches = self.branches[block]
@@ -88,8 +99,8 @@ class Books:
         branches = self.branches[block]
         self.lost[block] |= meta.lost
         if write.reset and not meta.pending:
-            zero = np.zeros((self.layout.rows, self.layout.width), np.uint8)
-            gone = Branch(-1, meta.version, {meta.version: Version(zero, ())})
+            nothing = Version(zero(self.layout, block), ())
+            gone = Branch(-1, meta.version, {meta.version: nothing})
             branches.setdefault(meta.epoch, gone)
         elif write.reset:
             self._branch(block, meta, self._ancestor(block, meta.epoch, meta.version))
@@ -141,7 +152,9 @@ class Books:
             applied = (*applied, key)
             for part in self.payloads[key].parts:
                 if part.block == block:
-                    content[part.rows] = self.update(content[part.rows], part.payload)
+                    content[part.rows] = self.update(
+                        block, part.rows, content[part.rows], part.payload
+                    )
         return Version(content, applied)
 
     def acknowledged(self, done: ms.PushDone) -> None:

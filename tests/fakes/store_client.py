@@ -53,12 +53,16 @@ class Client:
             return
         block = rng.choice(world.data_blocks)
         shard = world.layout.shard_of(*block)
-        blocks = [b for b in world.layout.data_of(shard) if b == block or rng.random() < 0.5]
+        blocks = [
+            b for b in world.data_blocks
+            if world.layout.shard_of(*b) == shard and (b == block or rng.random() < 0.5)
+        ]  # fmt: skip
         parts = []
         for one in blocks:
-            some = rng.randint(1, (1 << world.layout.rows) - 1)
-            rows = [i for i in range(world.layout.rows) if some >> i & 1]
-            size = len(rows) * world.layout.width
+            extent = world.layout.extent_of(one.stripe)
+            some = rng.randint(1, (1 << extent.rows) - 1)
+            rows = [i for i in range(extent.rows) if some >> i & 1]
+            size = len(rows) * extent.payload
             payload = np.frombuffer(rng.randbytes(size), np.uint8).reshape(len(rows), -1)
             parts.append(ms.Part(one, np.array(rows, np.intp), payload))
         push = ms.Push(self.worker, self.step, min(self.open, default=self.step), 0, tuple(parts))
@@ -109,9 +113,11 @@ class Client:
         if self.map is None or world.now - self.map_asked > world.config.map_ttl_s:
             self._again(block, tries)
             return
-        some = (1 << world.layout.rows) - 1 if block else rng.randint(1, 7)
+        whole = block is not None
         block = block or rng.choice(world.data_blocks)
-        rows = np.array([i for i in range(world.layout.rows) if some >> i & 1], np.intp)
+        count = world.layout.extent_of(block.stripe).rows
+        some = (1 << count) - 1 if whole else rng.randint(1, (1 << count) - 1)
+        rows = np.array([i for i in range(count) if some >> i & 1], np.intp)
         read = RowRead(world.layout, self.map, block, rows)
         self._go_on(read, block, set(world.books.acked[block]), tries, *read.start())
 

@@ -16,10 +16,6 @@ from proa.store.protocol.log import Entry, Rows, tail
 from proa.store.protocol.records import pack, unpack
 
 
-class RowBad(Exception):
-    """A row that a write builds upon is gone or fails its crc."""
-
-
 @dataclass(slots=True)
 class Shelf:
     """The rows of one block."""
@@ -72,7 +68,7 @@ class Disk:
         other.undo = {b: {i: list(e) for i, e in logs.items()} for b, logs in self.undo.items()}
         return other
 
-    def image(self) -> st.ShardImage:
+    def image(self, shard: int) -> st.ShardImage:
         blocks, stripes = {}, {}
         for block, meta in self.metas.items():
             if isinstance(meta, st.BlockMeta):
@@ -89,6 +85,42 @@ class Disk:
         return found
 
     # --- writes
+
+    def commit(self, shard: int, writes: tuple[st.Write, ...]) -> tuple[int, ...]:
+        """All of it; or nothing, and the stripes for which that is."""
+        bad = self._bad(shard, writes)
+        self.broken |= bad
+        if bad:
+            return tuple(sorted(bad))
+        for write in writes:
+            match write:
+                case st.BlockWrite():
+                    self.block_write(write)
+                case st.StripeWrite(stripe):
+                    self.stripe_write(self._parity(shard, stripe), write)
+                case st.FenceWrite(source, epoch):
+                    self.fences[source] = max(epoch, self.fences.get(source, 0))
+                case st.StampWrite(epoch):
+                    self.stamp = epoch
+        return ()
+
+    def _parity(self, shard: int, stripe: int) -> Block:
+        return Block(stripe, self.layout.position_of(stripe, shard))
+
+    def _bad(self, shard: int, writes: tuple[st.Write, ...]) -> set[int]:
+        bad, reset = set(), set()
+        for write in writes:
+            if not isinstance(write, st.StripeWrite) or write.stripe in reset:
+                continue
+            if write.reset:
+                reset.add(write.stripe)
+                bad.discard(write.stripe)
+            elif write.stripe in self.broken or (
+                write.rows is not None
+                and self._read(self._parity(shard, write.stripe), write.rows)[1]
+            ):
+                bad.add(write.stripe)
+        return bad
 
     def block_write(self, write: st.BlockWrite) -> None:
         block, shelf = write.block, self.shelf(write.block)
@@ -107,13 +139,9 @@ class Disk:
             shelf.clear()
             self.undo.pop(block, None)
             self.broken.discard(write.stripe)
-        if write.stripe in self.broken:
-            raise RowBad
         if write.rows is not None:
-            old, missing = shelf.read(write.rows, self.layout.width)
-            if missing:
-                self.broken.add(write.stripe)
-                raise RowBad
+            old, missing = self._read(block, write.rows)
+            assert not missing
             shelf.write(write.rows, old ^ write.delta)
         if write.source >= 0:
             change(self.undo.setdefault(block, {}).setdefault(write.source, []), write.undo)
@@ -121,11 +149,17 @@ class Disk:
 
     # --- reads
 
+    def fetch(self, block: Block, rows: Rows) -> tuple[np.ndarray, frozenset[int]]:
+        return self._read(block, rows)
+
+    def _read(self, block: Block, rows: Rows) -> tuple[np.ndarray, frozenset[int]]:
+        return self.shelf(block).read(rows, self.layout.extent_of(block.stripe).width)
+
     def view(self, block: Block, rows: Rows) -> st.View | None:
         meta = self.metas.get(block)
         if meta is None:
             return None
-        data, missing = self.shelf(block).read(rows, self.layout.width)
+        data, missing = self._read(block, rows)
         if isinstance(meta, st.StripeMeta):
             logs = {i: tail(log, rows) for i, log in self.undo.get(block, {}).items()}
             return st.StripeView(self.stamp, meta, data, missing, logs)

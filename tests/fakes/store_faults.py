@@ -12,14 +12,21 @@ import numpy as np
 from fakes.store_client import Client
 from fakes.store_disk import Disk
 from fakes.store_process import Process
-from proa.store.protocol.actions import Phase
+from proa.store.protocol.actions import Action, Phase
 from proa.store.protocol.cluster_map import ClusterMap
 from proa.store.protocol.config import StoreConfig
 from proa.store.protocol.coordinator import Coordinator
 from proa.store.protocol.layout import Block, Layout
 
 CONFIG = StoreConfig(
-    resend_s=0.02, heartbeat_s=0.02, detect_s=0.07, map_ttl_s=0.05, sweep_rows=2, decode_tries=3
+    resend_s=0.02,
+    heartbeat_s=0.02,
+    detect_s=0.07,
+    map_ttl_s=0.05,
+    sweep_rows=2,
+    sweep_blocks=2,
+    joins_max=2,
+    decode_tries=3,
 )
 STEPS = ("W1", "W2", "W3", "W3 applied", "W4")
 
@@ -43,6 +50,7 @@ class Mix:
     deltas_lost: float = 0.0  # beside those lost like all others
     refresh: float = 0.7  # how eager clients are to replace an old map
     beyond: bool = False
+    tables: float = 0.5  # the share of worlds in which tables are added
     # At the n-th time that some process comes to this step, n out of `countdown`, it is struck.
     steps: tuple[str, ...] = STEPS
     countdown: tuple[int, ...] = tuple(range(1, 9))
@@ -68,6 +76,8 @@ class Faults:
     starting: set[int]
     trigger: tuple[str, int, str] | None
     coordinator: Coordinator | None
+    settled: int
+    _coordinate_all: Callable[[list[Action]], None]
     persisted: ClusterMap | None
     after: Callable[..., None]
     chance: Callable[[float], bool]
@@ -91,7 +101,7 @@ class Faults:
         return (
             self._is_out(shard)
             or self._is_late(shard)
-            or not process.agent.parity.whole()
+            or not process.agent.parity.is_whole()
             or any(bad[0] == shard and self.is_bad(*bad) for bad in self.rotten)
         )
 
@@ -117,8 +127,7 @@ class Faults:
 
     def is_bad(self, shard: int, block: Block, row: int) -> bool:
         """Whether a row that rotted is still bad, on its disk or on a copy of that."""
-        shelf = self.processes[shard].disk.shelf(block)
-        return bool(shelf.read(np.array([row]), self.layout.width)[1])
+        return bool(self.processes[shard].disk.fetch(block, np.array([row]))[1])
 
     def strike(self, kind: str, shard: int | None = None) -> None:
         """A fault, unless it would be one loss too many."""
@@ -189,7 +198,11 @@ class Faults:
         self.after(0.05 * self.rng.random(), self._start_coordinator)
 
     def _start_coordinator(self) -> None:
-        self.coordinator = Coordinator(self.layout.shards, CONFIG, self.now, self.persisted)
+        stripes = self.settled
+        self.coordinator = Coordinator(
+            self.layout.shards, CONFIG, self.now, self.persisted, stripes
+        )
+        self._coordinate_all(self.coordinator.extend(self.layout.stripes))
 
     def _strike_client(self) -> None:
         """A worker dies in the middle of its pushes; another one takes its place."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fakes.store_disk import Disk, RowBad
+from fakes.store_disk import Disk
 from proa.store.protocol import actions as ac
 from proa.store.protocol import messages as ms
 from proa.store.protocol import storage as st
@@ -34,7 +35,12 @@ class Process:
     def _boot(self) -> None:
         world = self.world
         self.agent: Agent = world.agent_class(
-            world.layout, self.shard, world.config, self.disk.image(), world.update, world.nonce()
+            world.layout,
+            self.shard,
+            world.config,
+            self.disk.image(self.shard),
+            world.update,
+            world.nonce(),
         )
         self.handle(ac.Ticked())
 
@@ -73,24 +79,37 @@ class Process:
         world = self.world
         match action:
             case ac.Send(to, message):
-                if isinstance(message, ms.PushDone):
-                    world.books.acknowledged(message)
-                    world.step("W4", self)
-                elif isinstance(message, ms.Delta):
-                    world.step("W3", self)
-                if not (self.cut_off and to == ac.COORDINATOR):
-                    world.send(self, to, message)
+                self._send(to, message)
             case ac.Commit() | ac.Fetch():
-                self._work.append(action)
-                if len(self._work) == 1:
-                    world.after(world.disk_s(), self._work_on, self.agent)
+                self._give(action)
             case ac.Read(ticket, _, disk, block, rows):
                 world.read(partial(self._read_done, self.agent, ticket), disk, block, rows)
+            case ac.Grow():
+                world.count["grow"] += 1
+                world.after(world.disk_s(), self._extend, self.agent)
             case ac.Restart(why):
                 world.count[f"restart: {why}"] += 1
                 world.after(world.disk_s(), self._reboot, self.agent)
             case ac.Note(kind):
                 world.count[kind] += 1
+
+    def _send(self, to: Hashable, message: ms.Message) -> None:
+        if isinstance(message, ms.PushDone):
+            self.world.books.acknowledged(message)
+            self.world.step("W4", self)
+        elif isinstance(message, ms.Delta):
+            self.world.step("W3", self)
+        if not (self.cut_off and to == ac.COORDINATOR):
+            self.world.send(self, to, message)
+
+    def _give(self, action: ac.Commit | ac.Fetch) -> None:
+        self._work.append(action)
+        if len(self._work) == 1:
+            self.world.after(self.world.disk_s(), self._work_on, self.agent)
+
+    def _extend(self, agent: Agent) -> None:
+        if self.agent is agent:
+            self.handle(ac.Extended(self.world.layout))
 
     def _reboot(self, old: Agent) -> None:
         """The process starts again, when the disk has done what it was given."""
@@ -123,38 +142,23 @@ class Process:
 
     def _fetch(self, block: Block, rows: np.ndarray) -> tuple[np.ndarray, frozenset[int]]:
         self.world.step("W1", self)
-        return self.disk.shelf(block).read(rows, self.world.layout.width)
+        return self.disk.fetch(block, rows)
 
     def _commit(self, action: ac.Commit) -> ac.Event:
-        """All of it, then nothing or a crash: a step is over when the disk has it."""
-        steps, parity = set(), {}
-        for write in action.writes:
-            try:
-                self._write(write, steps, parity)
-            except RowBad:
-                return ac.CommitFailed(action.ticket, (write.stripe,))
-        for block, meta in parity.items():
+        """All of it, or nothing, then perhaps a crash: a step is over when the disk has it."""
+        blocks = [w for w in action.writes if isinstance(w, st.BlockWrite)]
+        before = [self.disk.metas.get(write.block) for write in blocks]
+        bad = self.disk.commit(self.shard, action.writes)
+        if bad:
+            return ac.CommitFailed(action.ticket, bad)
+        for write, meta in zip(blocks, before, strict=True):
+            self.world.books.owner_wrote(write, meta)
+        stripes = [w for w in action.writes if isinstance(w, st.StripeWrite)]
+        for stripe, meta in {write.stripe: write.meta for write in stripes}.items():
+            block = Block(stripe, self.world.layout.position_of(stripe, self.shard))
             self.world.check_parity(self.disk, block, meta)
-        for step in sorted(steps):
-            self.world.step(step, self)
+        if any(write.log.append is not None for write in blocks):
+            self.world.step("W2", self)
+        if any(write.undo.append is not None for write in stripes):
+            self.world.step("W3 applied", self)
         return ac.Committed(action.ticket)
-
-    def _write(self, write: st.Write, steps: set[str], parity: dict[Block, st.StripeMeta]) -> None:
-        disk = self.disk
-        match write:
-            case st.BlockWrite(block):
-                before = disk.metas.get(block)
-                disk.block_write(write)
-                self.world.books.owner_wrote(write, before)
-                if write.log.append is not None:
-                    steps.add("W2")
-            case st.StripeWrite(stripe):
-                block = Block(stripe, (self.shard - stripe) % self.world.layout.shards)
-                disk.stripe_write(block, write)
-                parity[block] = write.meta
-                if write.undo.append is not None:
-                    steps.add("W3 applied")
-            case st.FenceWrite(source, epoch):
-                disk.fences[source] = max(epoch, disk.fences.get(source, 0))
-            case st.StampWrite(epoch):
-                disk.stamp = epoch

@@ -27,15 +27,17 @@ from proa.store.protocol.actions import COORDINATOR
 from proa.store.protocol.agent import Agent
 from proa.store.protocol.cluster_map import ClusterMap
 from proa.store.protocol.coordinator import Coordinator
-from proa.store.protocol.layout import Block, Layout
+from proa.store.protocol.layout import Block, Extent, Layout
 
 START_S, QUIET_S = 0.016, 4.0
 NEVER_LOST = ms.Heartbeat  # a pause or a ghost is how a shard is missed
 
 
-def update(old: np.ndarray, payload: np.ndarray) -> np.ndarray:
-    """An optimiser for which order matters, and twice is not once."""
-    return old * np.uint8(3) + payload
+def update(block: Block, rows: np.ndarray, old: np.ndarray, payload: np.ndarray) -> np.ndarray:
+    """An optimiser for which order matters, and twice is not once, and rows are not alike."""
+    new = old * np.uint8(3) + (rows + block.position)[:, None].astype(np.uint8)
+    new[:, : payload.shape[1]] += payload
+    return new
 
 
 class World(Faults):
@@ -58,7 +60,8 @@ class World(Faults):
         k, r = k or drawn_k, r or drawn_r
         stripes = rng.choice((1, 1, 1, 2))
         shards = k + r + rng.choice((0, 0, 0, 1))
-        self.layout = Layout(k=k, r=r, shards=shards, stripes=stripes, rows=3, width=4)
+        self.layout = Layout.uniform(k=k, r=r, shards=shards, stripes=stripes, rows=3, width=4)
+        self.settled = stripes
         self.config = CONFIG
         self.update = update
         self.books = Books(self.layout, update)
@@ -72,7 +75,7 @@ class World(Faults):
         self._nonce = 0
         self.disks: dict[str, Disk] = {}
         self.persisted: ClusterMap | None = None
-        self.coordinator: Coordinator | None = Coordinator(shards, CONFIG, 0.0)
+        self.coordinator: Coordinator | None = Coordinator(shards, CONFIG, 0.0, None, stripes)
         self.data_blocks = [Block(s, p) for s in range(stripes) for p in range(k)]
         self.parity_blocks = [Block(s, k + j) for s in range(stripes) for j in range(r)]
         self.processes = [Process(self, s, self.new_disk()) for s in range(shards)]
@@ -106,8 +109,12 @@ class World(Faults):
 
     def new_disk(self, old: Disk | None = None) -> Disk:
         name = f"d{len(self.disks)}"
-        self.disks[name] = disk = Disk(name, self.layout) if old is None else old.copy(name)
+        self.disks[name] = disk = self.make_disk(name) if old is None else old.copy(name)
+        disk.layout = self.layout
         return disk
+
+    def make_disk(self, name: str) -> Disk:
+        return Disk(name, self.layout)
 
     def _plan(self) -> None:
         rng, mix = self.rng, self.mix
@@ -125,6 +132,8 @@ class World(Faults):
         for _ in range(mix.strikes):
             self.at(start + mix.busy_s * rng.random(), self.strike, rng.choice(mix.faults))
         self.at(start + mix.busy_s * rng.random(), self._copy_disks)
+        if mix.tables and self.chance(mix.tables):
+            self.at(start + mix.busy_s * rng.random() / 2, self._add_table)
         if mix.steps:
             kind = rng.choice(mix.step_faults)
             self.trigger = rng.choice(mix.steps), rng.choice(mix.countdown), kind
@@ -166,13 +175,37 @@ class World(Faults):
 
     def _coordinate(self, event: ac.Event) -> None:
         assert self.coordinator is not None
-        for action in self.coordinator.handle(event, self.now):
+        self._coordinate_all(self.coordinator.handle(event, self.now))
+
+    def _coordinate_all(self, actions: list[ac.Action]) -> None:
+        for action in actions:
             match action:
                 case ac.Persist(told):
                     self.persisted = told
+                    if told.settled > self.settled:
+                        self._settle(told.settled)
                 case ac.Send(to, message):
                     if not getattr(to, "cut_off", False):
                         self.send(self, to, message)
+
+    def _add_table(self) -> None:
+        """One more stripe or two, of another shape; pushed to as soon as it is settled."""
+        old = self.layout
+        extent = Extent(old.stripes, self.rng.choice((1, 2)), rows=2, width=6, payload=3)
+        self.layout = Layout(old.k, old.r, old.shards, (*old.extents, extent))
+        self.books.extend(self.layout)
+        for disk in self.disks.values():
+            disk.layout = self.layout
+        self.count["tables"] += 1
+        if self.coordinator is not None:
+            self._coordinate_all(self.coordinator.extend(self.layout.stripes))
+
+    def _settle(self, stripes: int) -> None:
+        first, self.settled = self.settled, stripes
+        self.data_blocks += [
+            Block(s, p) for s in range(first, stripes) for p in range(self.layout.k)
+        ]
+        self.count["settled"] += 1
 
     def _coordinator_tick(self) -> None:
         if self.coordinator is not None:
@@ -197,7 +230,7 @@ class World(Faults):
     # --- what the processes report
 
     def check_parity(self, disk: Disk, block: Block, meta: st.StripeMeta) -> None:
-        content, missing = disk.shelf(block).read(np.arange(self.layout.rows), self.layout.width)
+        content, missing = disk.fetch(block, np.arange(self.layout.extent_of(block.stripe).rows))
         if not missing:
             self.books.parity_wrote(block, meta, content)
 
@@ -240,15 +273,16 @@ class World(Faults):
         pushes = [f"push {c.worker, s}" for c in self.clients if c.alive for s in c.open]
         # After too many losses, parity waits for rows that nobody has.
         out = self._is_out if self.mix.beyond else self.impaired
-        return pushes + [f"shard {s}" for s in range(self.layout.shards) if out(s)]
+        unsettled = ["tables"] * (self.settled < self.layout.stripes and not self.mix.beyond)
+        return pushes + [f"shard {s}" for s in range(self.layout.shards) if out(s)] + unsettled
 
     def _is_settled(self) -> bool:
         return not self._unsettled() and not any(p.is_writing for p in self.processes)
 
     def _audit(self) -> None:
         """Every block has the bytes and every push that it must have; and can be read."""
-        rows = np.arange(self.layout.rows)
         for block in self.data_blocks:
+            rows = np.arange(self.layout.extent_of(block.stripe).rows)
             process = self.processes[self.layout.shard_of(*block)]
             owned = process.agent.owner.state.blocks[block]
             view = process.disk.view(block, rows)

@@ -14,7 +14,9 @@ import pytest
 from fakes.store_ablations import ABLATIONS, GHOSTS, HALF_SENT, LATE_PARITY
 from fakes.store_faults import STEPS, Mix
 from fakes.store_world import World
+from proa.store.protocol.actions import Action
 from proa.store.protocol.agent import Agent
+from proa.store.protocol.coordinator import Coordinator
 
 FIRST_SEED = int(os.environ.get("PROA_TEST_SEED", "0"))
 SCHEDULES = int(os.environ.get("PROA_TEST_SCHEDULES", "10000"))
@@ -65,7 +67,8 @@ def test_ten_thousand_random_schedules_keep_every_promise(part: int):
     for corner in (*(f"step {step}" for step in STEPS), "fault agent", "fault wipe", "fault stale",
                    "fault ghost", "fault pause", "fault rot", "fault coordinator", "fault client",
                    "rebuild", "rows-decoded", "snapshot-sent", "parity-reset", "read degraded",
-                   "refused NOT_OWNER", "restart: a later owner has fenced this one",
+                   "grow", "settled", "refused NOT_OWNER",
+                   "restart: a later owner has fenced this one",
                    "restart: another process may have this shard"):  # fmt: skip
         assert covered[corner] > count / 500, (corner, covered)
 
@@ -87,6 +90,22 @@ def test_every_ablation_fails_in_most_schedules(name: str):
     failures, _ = play(range(FIRST_SEED, FIRST_SEED + 150), mix, agent_class, r)
     broken = [what for what in failures.values() if what.startswith("Violation")]
     assert len(broken) > 75, f"{name}: caught in {len(broken)} of 150"
+
+
+def settle_at_once(coordinator: Coordinator, stripes: int) -> list[Action]:
+    """Coordinator.extend without the barrier."""
+    if stripes > coordinator.map.stripes:
+        coordinator._change(coordinator.map.shards, stripes, stripes)
+        coordinator._publish()
+    out, coordinator._out = coordinator._out, []
+    return out
+
+
+def test_tables_used_before_all_shards_have_them_are_lost(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Coordinator, "extend", settle_at_once)
+    failures, covered = play(range(FIRST_SEED, FIRST_SEED + 150))
+    assert len(failures) > covered["settled"] / 4, (len(failures), covered["settled"])
+    assert any("given up" in what for what in failures.values())
 
 
 def test_more_than_r_losses_end_in_data_lost_with_ids():

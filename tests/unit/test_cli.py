@@ -16,7 +16,20 @@ from proa import __version__
 from proa.cli.main import build_parser, main
 from proa.local.ports import HOST
 
-VERBS = {"chaos", "doctor", "train", "eval", "pack", "up", "status", "infer", "trace", "demo"}
+VERBS = {
+    "abft",
+    "chaos",
+    "doctor",
+    "train",
+    "eval",
+    "pack",
+    "up",
+    "status",
+    "infer",
+    "trace",
+    "store",
+    "demo",
+}
 SPEC = """\
 apiVersion: proa.dev/v1alpha1
 kind: CodedModel

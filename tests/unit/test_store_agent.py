@@ -15,7 +15,7 @@ from proa.store.protocol.layout import Block
 from proa.store.protocol.log import Entry
 from proa.store.protocol.messages import Refusal
 
-CALM = Mix(strikes=0, pushes=0, reads=0, lossy=0, doubled=0, slow=0, steps=())
+CALM = Mix(strikes=0, pushes=0, reads=0, lossy=0, doubled=0, slow=0, steps=(), tables=0)
 OWNED, FOREIGN = Block(0, 0), Block(0, 1)
 
 

@@ -27,7 +27,7 @@ CONFIG = StoreConfig(detect_s=1.0, map_ttl_s=0.5)
     ("k", "r", "shards"), [(2, 1, 3), (4, 1, 5), (4, 1, 7), (4, 2, 6), (2, 2, 9)]
 )
 def test_parity_is_spread_evenly_and_no_stripe_meets_a_shard_twice(k: int, r: int, shards: int):
-    layout = Layout(k=k, r=r, shards=shards, stripes=10 * shards, rows=1, width=1)
+    layout = Layout.uniform(k=k, r=r, shards=shards, stripes=10 * shards, rows=1, width=1)
     count = Counter(block.stripe for s in range(shards) for block in layout.parity_of(s))
     assert set(count.values()) == {r}
     assert {len(layout.parity_of(s)) for s in range(shards)} == {10 * r}
@@ -39,7 +39,7 @@ def test_parity_is_spread_evenly_and_no_stripe_meets_a_shard_twice(k: int, r: in
 @pytest.mark.parametrize("bad", [{"k": 0}, {"r": 3}, {"shards": 2}])
 def test_a_layout_that_cannot_be_is_refused(bad: dict[str, int]):
     with pytest.raises(InvalidRequest, match=str(next(iter(bad.values())))):
-        Layout(**{"k": 2, "r": 1, "shards": 3, "stripes": 1, "rows": 1, "width": 1} | bad)
+        Layout.uniform(**{"k": 2, "r": 1, "shards": 3, "stripes": 1, "rows": 1, "width": 1} | bad)
 
 
 # --- log

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from proa import __version__
-from proa.cli import chaos, demo, doctor, infer, pack, status, trace, train, up
+from proa.cli import abft, chaos, demo, doctor, infer, pack, status, store, trace, train, up
 from proa.cli.common import FAILED, USAGE
 from proa.errors import InvalidRequest, ProaError, SettingsError, SpecError
 
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"proa {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (doctor, train, pack, up, status, infer, trace, chaos, demo):
+    for group in (doctor, train, pack, up, status, infer, trace, chaos, abft, store, demo):
         group.register(verbs)
     return parser
 

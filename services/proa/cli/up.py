@@ -68,7 +68,7 @@ def _run(args: argparse.Namespace) -> int:
         faults=args.faults,
         service_ms=args.service_ms,
     )
-    sink = _silent if args.quiet else _printer()
+    sink = silent if args.quiet else printer()
     announce: Callable[[Topology], None] = _emit_ready if args.json else _say_ready(args)
     with _environment(_tracing(args)):
         asyncio.run(run_until_signal(embedded(args.specs, options, sink=sink), announce))
@@ -118,13 +118,13 @@ def _collector(text: str) -> str:
     return text
 
 
-def _printer() -> Callable[[str, str], None]:
+def printer() -> Callable[[str, str], None]:
     from proa.local.logs import LogPrinter
 
     return LogPrinter(sys.stderr)
 
 
-def _silent(_name: str, _line: str) -> None:
+def silent(_name: str, _line: str) -> None:
     """--quiet."""
 
 

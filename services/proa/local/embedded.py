@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from proa.errors import ProgramRefused, SpecError
 from proa.local.child import Child
@@ -23,6 +24,7 @@ from proa.local.topology import Options, Topology, plan, repository_dir
 from proa.spec import CodedModel, load
 from proa.worker.launch import clean_shm, shm_prefix
 
+Laid = TypeVar("Laid", covariant=True)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -67,8 +69,17 @@ async def embedded(
         _sweep(scratch)
 
 
+class Runs(Protocol[Laid]):
+    """What `run_until_signal` asks of what runs."""
+
+    @property
+    def topology(self) -> Laid: ...
+    @property
+    def supervisor(self) -> Supervisor: ...
+
+
 async def run_until_signal(
-    running: AbstractAsyncContextManager[Running], announce: Callable[[Topology], None]
+    running: AbstractAsyncContextManager[Runs[Laid]], announce: Callable[[Laid], None]
 ) -> None:
     """Run `embedded(...)` until SIGTERM or SIGINT, then drain; `announce` when all is ready.
 
@@ -86,11 +97,11 @@ async def run_until_signal(
             loop.remove_signal_handler(number)
 
 
-class _Up:
+class _Up(Generic[Laid]):
     """What signals act on."""
 
     def __init__(
-        self, running: AbstractAsyncContextManager[Running], announce: Callable[[Topology], None]
+        self, running: AbstractAsyncContextManager[Runs[Laid]], announce: Callable[[Laid], None]
     ) -> None:
         self._running = running
         self._announce = announce

@@ -7,7 +7,7 @@ import enum
 import itertools
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from proa.errors import Unavailable
@@ -46,7 +46,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """What to run. `stage`: 0 is drained first. `clean` removes what a killed one leaves behind."""
+    """What to run. `stage`: 0 is drained first. `clean` removes what a killed one leaves behind.
+
+    `probe`: asks whether it is ready and alive, for a program that has no admin port.
+    """
 
     name: str
     argv: tuple[str, ...]
@@ -56,6 +59,7 @@ class ProcessSpec:
     stage: int = 0
     grace_s: float = 10.0
     clean: Callable[[], object] | None = None
+    probe: Callable[[float], Awaitable[Probe]] | None = None
 
 
 class State(enum.Enum):
@@ -291,9 +295,14 @@ class ManagedProcess:
             await self._priority.restore(child.family)
 
     async def _is_ready(self) -> bool:
-        timeout_s = self._limits.probe_timeout_s
-        self._life.probe = await probe(self.spec.admin_port, "/readyz", timeout_s=timeout_s)
+        self._life.probe = await self._ask("/readyz")
         return self._life.probe.ok
+
+    async def _ask(self, path: str) -> Probe:
+        timeout_s = self._limits.probe_timeout_s
+        if self.spec.probe is not None:
+            return await self.spec.probe(timeout_s)
+        return await probe(self.spec.admin_port, path, timeout_s=timeout_s)
 
     async def _is_alive(self) -> bool:
         """Ready, or at least alive: /readyz alone spares a request a second."""
@@ -303,9 +312,7 @@ class ManagedProcess:
         self._enter(State.UNREADY)
         if self._life.probe.status == 0:
             return False
-        timeout_s = self._limits.probe_timeout_s
-        answer = await probe(self.spec.admin_port, "/livez", timeout_s=timeout_s)
-        return answer.ok
+        return (await self._ask("/livez")).ok
 
     def _never_ready(self, child: Child, what: str) -> Unavailable:
         said = "\n".join(f"  {line}" for line in child.tail) or "  (it printed nothing)"

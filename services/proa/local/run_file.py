@@ -9,12 +9,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from proa.errors import SettingsError, Unavailable
 from proa.local.processes import ProcessStatus
 from proa.local.session import start_ticks
-from proa.local.topology import Topology
 
 FILE_NAME = "run.json"
 _VERSION = 1
@@ -50,6 +49,24 @@ class Run:
         return start_ticks(self.pid) == self.start_ticks
 
 
+class Named(Protocol):
+    """A model."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class Laid(Protocol):
+    """What run.json says of a topology."""
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def admin_address(self) -> str: ...
+    @property
+    def models(self) -> Sequence[Named]: ...
+
+
 class RunFile:
     """Writes run.json while we run. One `proa up` has one run directory."""
 
@@ -67,7 +84,7 @@ class RunFile:
             )
         self.remove()
 
-    def write(self, topology: Topology, processes: Sequence[ProcessStatus]) -> None:
+    def write(self, topology: Laid, processes: Sequence[ProcessStatus]) -> None:
         """Replace the file in one step: a reader sees the old or the new one."""
         ticks = start_ticks(os.getpid())
         assert ticks is not None
@@ -93,15 +110,15 @@ class RunFile:
         self._path.unlink(missing_ok=True)
 
 
-def read_run(run_dir: Path) -> Run:
+def read_run(run_dir: Path, command: str = "proa up SPEC") -> Run:
     """The `proa up` that runs in `run_dir`. Raises Unavailable, saying how to start one."""
     path = run_dir / FILE_NAME
     run = _read(path)
     if run is None:
-        raise Unavailable(f"{path}: nothing runs here; start it with `proa up SPEC`")
+        raise Unavailable(f"{path}: nothing runs here; start it with `{command}`")
     if not run.alive:
         raise Unavailable(
-            f"{path}: left behind by process {run.pid}, which is gone; start again: `proa up SPEC`"
+            f"{path}: left behind by process {run.pid}, which is gone; start again: `{command}`"
         )
     return run
 

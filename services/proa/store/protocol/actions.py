@@ -11,7 +11,7 @@ from enum import Enum
 
 from proa.store.gf256 import Bytes
 from proa.store.protocol.cluster_map import ClusterMap
-from proa.store.protocol.layout import Block
+from proa.store.protocol.layout import Block, Layout
 from proa.store.protocol.log import Rows
 from proa.store.protocol.messages import Message
 from proa.store.protocol.storage import View, Write
@@ -70,6 +70,14 @@ class Persist:
 
 
 @dataclass(frozen=True, slots=True)
+class Grow:
+    """The store has `stripes` stripes: find the layout that says where they are; report Extended.
+    Asked for again until then."""
+
+    stripes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Restart:
     """This agent was deposed: forget it and start another one from the disk."""
 
@@ -93,7 +101,7 @@ class Note:
     rows: tuple[int, ...] = ()
 
 
-Action = Send | Commit | Fetch | Read | Persist | Restart | Note
+Action = Send | Commit | Fetch | Read | Persist | Grow | Restart | Note
 
 
 # --- events
@@ -150,8 +158,15 @@ class RowsBad:
 
 
 @dataclass(frozen=True, slots=True)
+class Extended:
+    """Tables were added: the layout that the agent has, and stripes after its last one."""
+
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
 class Ticked:
     """Some time has passed: resend what is due. Sent at least every `tick_s`."""
 
 
-Event = Received | Committed | CommitFailed | Fetched | ReadDone | RowsBad | Ticked
+Event = Received | Committed | CommitFailed | Fetched | ReadDone | RowsBad | Extended | Ticked

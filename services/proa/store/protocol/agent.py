@@ -16,7 +16,9 @@ from proa.store.protocol.actions import (
     CommitFailed,
     Committed,
     Event,
+    Extended,
     Fetched,
+    Grow,
     Phase,
     ReadDone,
     Received,
@@ -56,7 +58,7 @@ class Agent:
         self._hello = ms.Hello(shard, nonce, image.disk, image.stamp)
         self._out: list[Action] = []
         self._journal = Journal(self._out)
-        self.parity = self.parity_class(layout, shard, image, self._journal, self._out)
+        self.parity = self.parity_class(layout, shard, config, image, self._journal, self._out)
         self.owner = self.owner_class(
             layout, shard, config, image, self._journal, update, self._out
         )
@@ -110,16 +112,31 @@ class Agent:
                 self.owner.fetched(event, now)
             case ReadDone():
                 self.owner.read_done(event, now)
-            case CommitFailed(ticket, stripes):
-                self._journal.failed(ticket)
-                if stripes:
-                    self.parity.failed(stripes)
-                else:
-                    self._depose("the disk takes no writes")
+            case CommitFailed():
+                self._failed(event)
             case RowsBad(block, rows):
                 self._rows_bad(block, rows)
+            case Extended(layout):
+                self._extend(layout, now)
             case Ticked():
                 self._tick(now)
+
+    def _failed(self, event: CommitFailed) -> None:
+        self._journal.failed(event.ticket)
+        if event.stripes:
+            self.parity.failed(event.stripes)
+        else:
+            self._depose("the disk takes no writes")
+
+    def _extend(self, layout: Layout, now: float) -> None:
+        if layout.stripes <= self.layout.stripes:
+            return
+        if not self.running:
+            self._depose("tables were added while it started")
+            return
+        self.layout = layout
+        self.parity.extend(layout)
+        self.owner.extend(layout, now)
 
     def _rows_bad(self, block: Block, rows: tuple[int, ...]) -> None:
         if block.position >= self.layout.k:
@@ -135,11 +152,16 @@ class Agent:
             return
         if now - self._beat_at >= self.config.heartbeat_s:
             self._beat_at = now
-            self._out.append(
-                Send(COORDINATOR, ms.Heartbeat(self.shard, self.epoch, self.map.version))
-            )
+            beat = ms.Heartbeat(self.shard, self.epoch, self.map.version, self._ready())
+            self._out.append(Send(COORDINATOR, beat))
+            if self.map.stripes > self.layout.stripes:
+                self._out.append(Grow(self.map.stripes))
         self.parity.ask()
         self.owner.tick(now)
+
+    def _ready(self) -> int:
+        whole = self.owner.is_ready() and self.parity.is_whole()
+        return self.layout.stripes if whole else 0
 
     # --- membership
 

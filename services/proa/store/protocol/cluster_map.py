@@ -28,10 +28,14 @@ class ShardEntry:
 
 @dataclass(frozen=True, slots=True)
 class ClusterMap:
-    """All shards; `version` grows with every change."""
+    """All shards; `version` grows with every change. stripes: those of all tables; settled: those
+    that all shards have had ready, so that they may have been pushed to. A stripe from `settled` on
+    is all zero everywhere, whatever was lost."""
 
     version: int
     shards: Mapping[int, ShardEntry]
+    stripes: int = 0
+    settled: int = 0
 
 
 def first_term(epoch: int) -> int:

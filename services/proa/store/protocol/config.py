@@ -24,5 +24,9 @@ class StoreConfig:
     outbox_max: int = 64
     # Rows decoded at once when no push waits for them.
     sweep_rows: int = 256
+    # Blocks in which they are.
+    sweep_blocks: int = 32
+    # Parity blocks that are collected anew at a time.
+    joins_max: int = 64
     # So often a decode must find too little, everybody having answered, before rows are given up.
     decode_tries: int = 3

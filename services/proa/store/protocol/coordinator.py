@@ -6,7 +6,7 @@ before it reads a version anywhere; the data path never waits for the coordinato
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,17 +19,23 @@ FIRST = 1
 
 
 class Coordinator:
-    """`state`: the map last persisted; None: a new store of `shards` shards."""
+    """`state`: the map last persisted; None: a new store of `shards` shards and `stripes`."""
 
     def __init__(
-        self, shards: int, config: StoreConfig, now: float, state: ClusterMap | None = None
+        self,
+        shards: int,
+        config: StoreConfig,
+        now: float,
+        state: ClusterMap | None = None,
+        stripes: int = 0,
     ) -> None:
         self.config = config
         fresh = {shard: ShardEntry() for shard in range(shards)}
-        self.map = state or ClusterMap(0, fresh)
+        self.map = state or ClusterMap(0, fresh, stripes, stripes)
         # Until then clients may use a map that names a disk nobody keeps up to date any more.
         self._old_maps_until = now + config.map_ttl_s if state else now
         self._heard = dict.fromkeys(self.map.shards, now)
+        self._ready = dict.fromkeys(self.map.shards, 0)
         self._address: dict[int, Hashable] = {}
         self._waiting: dict[int, tuple[ms.Hello, Hashable]] = {}
         self._out: list[Action] = []
@@ -89,6 +95,7 @@ class Coordinator:
         for hello, sender in self._waiting.values():
             self._address[hello.shard] = sender
             self._heard[hello.shard] = now
+            self._ready[hello.shard] = 0
             self._out.append(Send(sender, self._granted(hello, now)))
         self._waiting.clear()
         self._publish()
@@ -114,8 +121,27 @@ class Coordinator:
         if entry.up and entry.epoch == beat.epoch:
             self._heard[beat.shard] = now
             self._address[beat.shard] = sender
+            self._ready[beat.shard] = beat.ready
+            self._settle()
         if beat.map_version < self.map.version:
             self._out.append(Send(sender, ms.MapTold(self.map)))
+
+    def extend(self, stripes: int) -> list[Action]:
+        """Tables were added: there are `stripes` stripes now. They are used when the map says that
+        they are settled; until then clients must not know of them."""
+        if stripes > self.map.stripes:
+            self._change(self.map.shards, stripes)
+            self._publish()
+        out, self._out = self._out, []
+        return out
+
+    def _settle(self) -> None:
+        """The barrier: every shard that there is has the new stripes, and parity for them."""
+        entries = self.map.shards.values()
+        ready = min(self._ready.values())
+        if min(ready, self.map.stripes) > self.map.settled and all(e.up for e in entries):
+            self._change(self.map.shards, settled=ready)
+            self._publish()
 
     def _map_asked(self, asked: ms.MapAsked, sender: Hashable, _now: float) -> None:
         self._out.append(Send(sender, ms.MapTold(self.map, asked.asked_s)))
@@ -134,8 +160,19 @@ class Coordinator:
             self._change(shards)
             self._publish()
 
-    def _change(self, shards: dict[int, ShardEntry]) -> None:
-        self.map = ClusterMap(self.map.version + 1, shards)
+    def _change(
+        self,
+        shards: Mapping[int, ShardEntry],
+        stripes: int | None = None,
+        settled: int | None = None,
+    ) -> None:
+        old = self.map
+        self.map = ClusterMap(
+            old.version + 1,
+            shards,
+            old.stripes if stripes is None else stripes,
+            old.settled if settled is None else settled,
+        )
         self._out.append(Persist(self.map))
 
     def _publish(self) -> None:

@@ -113,7 +113,8 @@ class Gather:
         patterns: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]],
         lost: tuple[int, ...],
     ) -> Verdict:
-        data = np.zeros((len(self.rows), self.layout.width), np.uint8)
+        width = self.layout.extent_of(self.block.stripe).width
+        data = np.zeros((len(self.rows), width), np.uint8)
         found = np.zeros(len(self.rows), bool)
         epoch, version = -1, -1
         for (unknown, usable), where in patterns.items():
@@ -169,7 +170,8 @@ class Gather:
         return view.data[index] ^ change
 
     def _change(self, log: tuple[Entry, ...], start: int, to: int, index: Rows) -> Bytes:
-        change = between(log, start, to, self.rows[index], self.layout.width)
+        width = self.layout.extent_of(self.block.stripe).width
+        change = between(log, start, to, self.rows[index], width)
         if change is None:
             raise _Moved
         return change

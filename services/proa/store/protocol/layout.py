@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import gcd
 from typing import NamedTuple
 
 from proa.errors import InvalidRequest
@@ -16,20 +19,36 @@ class Block(NamedTuple):
     position: int
 
 
+class Extent(NamedTuple):
+    """Stripes that are alike, `first` and the ones after it: those of one table.
+
+    A block has `rows` rows of `width` bytes each: weights and optimiser state, XORed with their
+    initial values, so that a row nobody touched is all zero. `payload`: bytes that a push brings
+    for a row.
+    """
+
+    first: int
+    stripes: int
+    rows: int
+    width: int
+    payload: int
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Stripes of k data and r parity blocks over `shards` shards.
 
-    A block has `rows` rows of `width` bytes each: weights and optimiser state, XORed with their
-    initial values, so that a row nobody touched is all zero. Errors: InvalidRequest.
+    ring: the order in which stripes go round the shards; empty: 0, 1, 2, ... Errors:
+    InvalidRequest.
     """
 
     k: int
     r: int
     shards: int
-    stripes: int
-    rows: int
-    width: int
+    extents: tuple[Extent, ...] = ()
+    ring: tuple[int, ...] = ()
+    _place: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    _firsts: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= gf256.MEMBERS_MAX:
@@ -38,19 +57,54 @@ class Layout:
             raise InvalidRequest(f"r = {self.r} is not 0 to {gf256.PARITY_ROWS_MAX}")
         if self.shards < self.k + self.r:
             raise InvalidRequest(f"{self.shards} shards cannot hold stripes of {self.k + self.r}")
+        ring = self.ring or tuple(range(self.shards))
+        if sorted(ring) != list(range(self.shards)):
+            raise InvalidRequest(f"ring = {ring} does not name each of {self.shards} shards once")
+        place = dict(zip(ring, range(self.shards), strict=True))
+        firsts, end = [], 0
+        for extent in self.extents:
+            assert extent.first == end, "stripes of a new table follow those of the last one"
+            firsts.append(extent.first)
+            end += extent.stripes
+        object.__setattr__(self, "ring", ring)
+        object.__setattr__(self, "_place", tuple(place[s] for s in range(self.shards)))
+        object.__setattr__(self, "_firsts", tuple(firsts))
+
+    @classmethod
+    def uniform(cls, *, k: int, r: int, shards: int, stripes: int, rows: int, width: int) -> Layout:
+        """One extent whose pushes bring whole rows."""
+        return cls(k, r, shards, (Extent(0, stripes, rows, width, width),))
+
+    @property
+    def stripes(self) -> int:
+        """How many there are."""
+        return self.extents[-1].first + self.extents[-1].stripes if self.extents else 0
+
+    def extent_of(self, stripe: int) -> Extent:
+        """The sizes of a stripe's blocks."""
+        return self.extents[bisect_right(self._firsts, stripe) - 1]
 
     def shard_of(self, stripe: int, position: int) -> int:
-        """The shard of a block. Consecutive stripes are rotated by one shard, so that every shard
-        gets its part of the parity whatever k + r and the number of shards are."""
-        return (stripe + position) % self.shards
+        """The shard of a block."""
+        return self.ring[(self._start(stripe) + position) % self.shards]
 
-    def data_of(self, shard: int) -> list[Block]:
-        """The data blocks of a shard."""
-        return [block for block in self._blocks_of(shard) if block.position < self.k]
+    def position_of(self, stripe: int, shard: int) -> int:
+        """The position that a shard has in a stripe; k + r and more: none."""
+        return (self._place[shard] - self._start(stripe)) % self.shards
 
-    def parity_of(self, shard: int) -> list[Block]:
-        """The parity blocks of a shard."""
-        return [block for block in self._blocks_of(shard) if block.position >= self.k]
+    def _start(self, stripe: int) -> int:
+        """Parity walks round the ring without a gap, so that no shard ever has two parity blocks
+        more than another. Where r divides the ring, data would always begin at the same shards:
+        every round begins one further."""
+        return stripe * self.r + stripe // (self.shards // gcd(self.r, self.shards))
+
+    def data_of(self, shard: int, first: int = 0) -> list[Block]:
+        """The data blocks of a shard, from stripe `first` on."""
+        return [block for block in self._blocks_of(shard, first) if block.position < self.k]
+
+    def parity_of(self, shard: int, first: int = 0) -> list[Block]:
+        """The parity blocks of a shard, from stripe `first` on."""
+        return [block for block in self._blocks_of(shard, first) if block.position >= self.k]
 
     def parity_positions(self) -> range:
         """Where a stripe has its parity blocks."""
@@ -68,6 +122,8 @@ class Layout:
             for position in self.parity_positions()
         )
 
-    def _blocks_of(self, shard: int) -> list[Block]:
-        found = (Block(s, (shard - s) % self.shards) for s in range(self.stripes))
-        return [block for block in found if block.position < self.k + self.r]
+    def _blocks_of(self, shard: int, first: int) -> Iterator[Block]:
+        for stripe in range(first, self.stripes):
+            position = self.position_of(stripe, shard)
+            if position < self.k + self.r:
+                yield Block(stripe, position)

@@ -220,11 +220,13 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The process that was granted `epoch` is alive, and knows the map of this version."""
+    """The process that was granted `epoch` is alive, and knows the map of this version. `ready`:
+    so many stripes are served here, with parity that includes all it should; 0: not yet."""
 
     shard: int
     epoch: int
     map_version: int
+    ready: int = 0
 
 
 @dataclass(frozen=True, slots=True)

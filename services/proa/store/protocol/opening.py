@@ -118,6 +118,8 @@ class Opening:
 
     def _keeps(self, owned: Owned, joined: dict[int, tuple[int, Applied]]) -> bool:
         """Whether the disk has everything of this block that was ever acknowledged."""
+        if owned.block.stripe >= self._state.map.settled and owned.version == 0:
+            return not any(applied.version for _, applied in joined.values())
         if not joined:
             return self._fresh and owned.epoch >= 0
         return owned.epoch >= max(a.epoch for _, a in joined.values()) and owned.version >= max(
@@ -163,23 +165,25 @@ class Opening:
 
     def _adopted_of(self, block: Block) -> dict[int, tuple[int, Applied]]:
         found = {}
-        for shard, asked in self._asked.items():
-            for place in asked:
-                if place[0] == block:
-                    found[place[1]] = self._adopted[shard].held[place]
+        for position in self._state.layout.parity_positions():
+            shard = self._state.layout.shard_of(block.stripe, position)
+            if (block, position) in self._asked.get(shard, ()):
+                found[position] = self._adopted[shard].held[block, position]
         return found
 
     def _empty(self, owned: Owned) -> BlockWrite:
         """A block to decode row by row, or one that nothing can bring back."""
         state = self._state
-        rows = set(range(state.layout.rows))
+        rows = set(range(state.layout.extent_of(owned.block.stripe).rows))
         held = self._adopted_of(owned.block)
         owned.epoch = state.epoch
         owned.version = owned.durable = self._rebuild.get(owned.block, max(owned.version, 0))
         owned.sessions = next((a.sessions for _, a in held.values()), NO_SESSIONS)
         owned.outbox = deque()
-        owned.pending = rows if owned.block in self._rebuild else set()
-        owned.lost = rows - owned.pending
-        kind = "rebuild" if owned.pending else "data-lost"
+        rebuilt = owned.block in self._rebuild
+        owned.pending, owned.lost = set(), set() if rebuilt else rows
+        if rebuilt and owned.version:  # version 0 is all zero
+            state.decode(owned.block, rows)
+        kind = "rebuild" if rebuilt else "data-lost"
         state.out.append(Note(kind, owned.block, tuple(sorted(rows))))
         return BlockWrite(owned.block, owned.meta(), log=LogWrite(), reset=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from proa.store.protocol import messages as ms
 from proa.store.protocol.actions import Action, Phase
@@ -100,6 +101,7 @@ class OwnerState:
         self.blocks = {block: self._load(block, image) for block in layout.data_of(shard)}
         self.busy: dict[Block, Owned] = {}
         self.parity_shards = layout.parity_shards_of(shard)
+        self._pending = {b: owned for b, owned in self.blocks.items() if owned.pending}
 
     def _load(self, block: Block, image: ShardImage) -> Owned:
         found = image.blocks.get(block)
@@ -117,9 +119,34 @@ class OwnerState:
             deque(found.outbox),
         )
 
+    def extend(self, layout: Layout) -> list[Owned]:
+        """Take over a layout with more stripes; the blocks that are new, all zero."""
+        more = layout.data_of(self.shard, self.layout.stripes)
+        self.layout = layout
+        found = [Owned(block, epoch=0, version=0, durable=0) for block in more]
+        self.blocks.update((owned.block, owned) for owned in found)
+        self.parity_shards = layout.parity_shards_of(self.shard)
+        return found
+
+    def decode(self, block: Block, rows: set[int]) -> None:
+        """These rows are not what was written: they must come from others."""
+        owned = self.blocks[block]
+        owned.pending |= rows
+        self._pending[block] = owned
+
     def pending(self) -> list[Owned]:
         """The blocks with rows to decode."""
-        return [owned for owned in self.blocks.values() if owned.pending]
+        for block in [b for b, owned in self._pending.items() if not owned.pending]:
+            del self._pending[block]
+        return list(self._pending.values())
+
+    def next_pending(self, count: int, busy: Container[Block]) -> list[Owned]:
+        """At most `count` blocks with rows to decode, none of `busy`; other ones the next time."""
+        idle = (owned for owned in self.pending() if owned.block not in busy)
+        chosen = list(islice(idle, max(0, count)))
+        for owned in chosen:
+            self._pending[owned.block] = self._pending.pop(owned.block)
+        return chosen
 
     def is_open(self, now: float) -> bool:
         """Whether pushes may be taken."""

@@ -15,7 +15,7 @@ from proa.store.protocol.owned import OwnerState
 from proa.store.protocol.pushes import Pushes, Update
 from proa.store.protocol.repair import Repair
 from proa.store.protocol.shipping import Shipping
-from proa.store.protocol.storage import ShardImage
+from proa.store.protocol.storage import BlockWrite, ShardImage
 
 
 class Owner:
@@ -38,13 +38,15 @@ class Owner:
         self.shipping = self.shipping_class(self.state)
         self.pushes = Pushes(self.state, self.shipping, update, self.repair.want)
         self._opening: Opening | None = None
+        self._extending = 0
 
     def start(self, grant: ms.Grant, told: ClusterMap, now: float) -> None:
         """The stamp is on the disk: fence earlier owners and open. `told`: the latest map."""
         state = self.state
         state.epoch, state.open_at, state.map = grant.epoch, now + grant.wait_s, told
-        if grant.first:
-            for owned in state.blocks.values():
+        for owned in state.blocks.values():
+            new = owned.epoch < 0 and owned.block.stripe >= told.settled
+            if grant.first or new:
                 owned.epoch = owned.version = owned.durable = 0
         self._opening = Opening(state, fresh=grant.fresh)
         self._opening.start(now)
@@ -56,6 +58,25 @@ class Owner:
             self.shipping.map_changed(now)
         elif self._opening is not None:
             self._opening.map_changed(now)
+
+    def extend(self, layout: Layout, now: float) -> None:
+        """There are more stripes. An owner that is opening begins again, with all of them."""
+        found = self.state.extend(layout)
+        if self._opening is not None and self.state.phase is Phase.OPENING:
+            self._opening.start(now)
+            return
+        for owned in found:
+            owned.epoch = self.state.epoch
+        writes = tuple(BlockWrite(o.block, o.meta()) for o in found)
+        self._extending += 1
+        self.state.journal.commit(writes, self._extended)
+
+    def _extended(self, _now: float) -> None:
+        self._extending -= 1
+
+    def is_ready(self) -> bool:
+        """Whether it serves all stripes of its layout, and its disk knows of all of them."""
+        return self.state.phase is Phase.OPEN and not self._extending
 
     def fenced(self, told: ms.Fenced, now: float) -> None:
         """A parity shard refuses earlier owners from here on."""

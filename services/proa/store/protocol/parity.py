@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from proa.store import gf256
 from proa.store.protocol import messages as ms
 from proa.store.protocol.actions import Action, Note, Send
 from proa.store.protocol.cluster_map import ClusterMap, first_term
+from proa.store.protocol.config import StoreConfig
 from proa.store.protocol.journal import Journal
 from proa.store.protocol.layout import Block, Layout
 from proa.store.protocol.log import Entry, Mark
@@ -52,9 +54,16 @@ class Parity:
     """Answers owners. It is silent until the shard has its grant (`start`)."""
 
     def __init__(
-        self, layout: Layout, shard: int, image: ShardImage, journal: Journal, out: list[Action]
+        self,
+        layout: Layout,
+        shard: int,
+        config: StoreConfig,
+        image: ShardImage,
+        journal: Journal,
+        out: list[Action],
     ) -> None:
         self.layout = layout
+        self._joins_max = config.joins_max
         self.shard = shard
         self.stamp = 0
         self.fences = dict(image.fences)
@@ -79,7 +88,11 @@ class Parity:
         self.learn(grant.map)
         writes: list[Write] = [FenceWrite(s, epoch) for s, epoch in self.fences.items()]
         if grant.trusted and not grant.first:
-            return writes
+            new = [coded for coded in self.blocks.values() if not coded.term]
+            for coded in new:  # a stripe that was added and of which nothing came yet
+                coded.term = first_term(grant.epoch)
+            resets = (StripeWrite(coded.stripe, coded.meta(), reset=True) for coded in new)
+            return [*writes, *resets]
         for coded in self.blocks.values():
             coded.term = first_term(grant.epoch)
             members = range(self.layout.k)
@@ -88,8 +101,16 @@ class Parity:
                 if grant.first
                 else {i: replace(a, joined=False) for i, a in coded.vector.items()}
             )
-            writes.append(StripeWrite(coded.stripe, coded.meta()))
+            writes.append(StripeWrite(coded.stripe, coded.meta(), reset=not coded.vector))
         return writes
+
+    def extend(self, layout: Layout) -> None:
+        """There are more stripes: what they hold is asked for, though it is all zero yet; so the
+        owners wait for them from their first push on."""
+        for block in layout.parity_of(self.shard, self.layout.stripes):
+            coded = Coded(block.stripe, block.position, first_term(self.stamp))
+            self.blocks[block.stripe] = self.incomplete[block.stripe] = coded
+        self.layout = layout
 
     def learn(self, told: ClusterMap) -> None:
         """An owner that the coordinator has replaced is fenced from here on."""
@@ -251,10 +272,11 @@ class Parity:
         self._journal.commit((StripeWrite(coded.stripe, coded.meta(), reset=True),))
 
     def ask(self) -> None:
-        """Ask owners for what is missing; repeated until nothing is."""
-        for coded in [c for c in self.incomplete.values() if c.is_whole(self.layout.k)]:
-            del self.incomplete[coded.stripe]
-        for coded in self.incomplete.values():
+        """Ask owners for what is missing, so much at a time; repeated until nothing is."""
+        if not self.is_whole():
+            for stripe in list(islice(self.incomplete, self._joins_max)):
+                self.incomplete[stripe] = self.incomplete.pop(stripe)  # the others' turn comes
+        for coded in list(self.incomplete.values())[-self._joins_max :]:
             for position in range(self.layout.k):
                 applied = coded.vector.get(position)
                 if applied is None or not applied.joined:
@@ -335,6 +357,8 @@ class Parity:
         for stripe in stripes:
             self.reset(self.blocks[stripe], "parity-row-bad")
 
-    def whole(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether every parity block of the shard includes all its members."""
-        return all(coded.is_whole(self.layout.k) for coded in self.blocks.values())
+        for coded in [c for c in self.incomplete.values() if c.is_whole(self.layout.k)]:
+            del self.incomplete[coded.stripe]
+        return not self.incomplete

@@ -23,12 +23,12 @@ from proa.store.protocol.shipping import Shipping
 from proa.store.protocol.storage import BlockWrite, LogWrite
 
 Key = tuple[int, int]
-Update = Callable[[Bytes, Bytes], Bytes]
+Update = Callable[[Block, Rows, Bytes, Bytes], Bytes]
 
 
 class Pushes:
-    """`update(old, payload)`: the new rows, uint8 [rows, width], bit by bit the same for the same
-    arguments: the optimiser. `want(owned, rows)`: decode these rows first."""
+    """`update(block, rows, old, payload)`: the new rows, uint8 [rows, width], bit by bit the same
+    for the same arguments: the optimiser. `want(owned, rows)`: decode these rows first."""
 
     def __init__(
         self,
@@ -79,14 +79,16 @@ class Pushes:
         return None
 
     def _is_valid(self, part: ms.Part) -> bool:
-        layout, rows = self._state.layout, part.rows
+        rows = part.rows
+        if part.block not in self._state.blocks:
+            return False
+        extent = self._state.layout.extent_of(part.block.stripe)
         return (
-            part.block in self._state.blocks
-            and 0 < len(rows) == len(part.payload)
+            0 < len(rows) == len(part.payload)
             and rows[0] >= 0
-            and rows[-1] < layout.rows
+            and rows[-1] < extent.rows
             and bool((rows[1:] > rows[:-1]).all())
-            and part.payload.shape[1:] == (layout.width,)
+            and part.payload.shape[1:] == (extent.payload,)
         )
 
     def _refuse(
@@ -169,7 +171,7 @@ class Pushes:
             if missing:
                 # Touched but absent, or a wrong crc: decoded like a lost row, never taken as zero.
                 bad = True
-                self._state.blocks[block].pending |= {int(asked[block][i]) for i in missing}
+                self._state.decode(block, {int(asked[block][i]) for i in missing})
         if bad:
             self._round = None
             self._queue.extendleft(reversed(chosen))
@@ -187,7 +189,7 @@ class Pushes:
             for part in self._parts(push):
                 where = np.searchsorted(asked[part.block], part.rows)
                 rows = data[part.block]
-                rows[where] = self._update(rows[where], part.payload)
+                rows[where] = self._update(part.block, part.rows, rows[where], part.payload)
                 marks[part.block].append(Mark(push.worker, push.step, push.floor))
         writes = [
             self._advance(block, asked[block], found[block][0], data[block], tuple(marks[block]))

@@ -16,11 +16,14 @@ from proa.store.gf256 import Bytes
 from proa.store.protocol.log import Rows
 
 CRC_BYTES = 4
+# The crc of any bytes followed by their own crc.
+_RESIDUE = 0x2144DF1C
 
 
 def pack(data: Bytes) -> list[bytes]:
     """One record per row of uint8 [rows, width]: width bytes, then crc32, little-endian."""
-    rows = [row.tobytes() for row in data]
+    raw, width = data.tobytes(), data.shape[1]
+    rows = (raw[at : at + width] for at in range(0, len(raw), width))
     return [row + zlib.crc32(row).to_bytes(CRC_BYTES, "little") for row in rows]
 
 
@@ -31,19 +34,15 @@ def unpack(
 
     records: per row what the disk has, None for nothing; touched: rows that were ever written.
     """
-    zero = bytes(width)
+    size = width + CRC_BYTES
     found: list[bytes] = []
     missing: list[int] = []
     for index, record in enumerate(records):
-        if record is None:
-            if int(rows[index]) in touched:
-                missing.append(index)
-            found.append(zero)
+        if record is not None and len(record) == size and zlib.crc32(record) == _RESIDUE:
+            found.append(record)
             continue
-        content = record[:width]
-        if record[width:] != zlib.crc32(content).to_bytes(CRC_BYTES, "little"):
+        if record is not None or int(rows[index]) in touched:
             missing.append(index)
-            content = zero
-        found.append(content)
-    data = np.frombuffer(b"".join(found), np.uint8).reshape(len(rows), width)
-    return data, frozenset(missing)
+        found.append(bytes(size))
+    table = np.frombuffer(b"".join(found), np.uint8).reshape(len(rows), size)
+    return np.ascontiguousarray(table[:, :width]), frozenset(missing)

@@ -33,8 +33,7 @@ class Repair:
 
     def bad(self, block: Block, rows: set[int]) -> None:
         """These rows on the disk are not what was written."""
-        owned = self._state.blocks[block]
-        owned.pending |= rows - owned.lost
+        self._state.decode(block, rows - self._state.blocks[block].lost)
 
     def hurry(self) -> None:
         """Begin to decode rows that pushes wait for."""
@@ -42,9 +41,10 @@ class Repair:
         self._start(list(wanted.values()))
 
     def sweep(self) -> None:
-        """Begin a decode for every block that has pending rows and none under way."""
+        """Begin decodes of blocks that have pending rows, as long as few are under way."""
         if self._state.phase is Phase.OPEN:
-            self._start(self._state.pending())
+            room = self._state.config.sweep_blocks - len(self._gathers)
+            self._start(self._state.next_pending(room, self._gathers))
 
     def _start(self, blocks: list[Owned]) -> None:
         state = self._state
@@ -83,7 +83,7 @@ class Repair:
         keep = np.array([int(row) in owned.pending for row in verdict.rows], bool)
         rows, data = verdict.rows[keep], verdict.data[keep]
         if len(rows) and verdict.epoch == owned.epoch:
-            width = self._state.layout.width
+            width = self._state.layout.extent_of(owned.block.stripe).width
             change = between(owned.outbox, verdict.version, owned.version, rows, width)
             if change is None:
                 return False

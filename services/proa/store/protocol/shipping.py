@@ -107,9 +107,15 @@ class Shipping:
             return  # an echo of a question that was answered
         if join.have is not None:
             self._compare(owned, join, sender, now)
-        elif not owned.pending and not owned.lost:
+        elif owned.pending or owned.lost:
+            return
+        elif owned.version == 0:
+            extent = state.layout.extent_of(join.block.stripe)
+            zero = np.zeros((extent.rows, extent.width), np.uint8)
+            self._snapshot(owned, join, sender, 0, zero, now)
+        else:
             owned.snapshots += 1
-            every = np.arange(state.layout.rows)
+            every = np.arange(state.layout.extent_of(join.block.stripe).rows)
             ticket = state.journal.fetch({owned.block: every})
             self._snapshots[ticket] = (join, sender, owned.version)
 
@@ -138,7 +144,7 @@ class Shipping:
         data, missing = found[join.block]
         if missing or owned.pending or owned.lost:
             owned.snapshots -= 1
-            owned.pending |= set(missing)
+            self._state.decode(join.block, set(missing))
         else:
             self._snapshot(owned, join, sender, version, data, now)
             owned.snapshots -= 1
@@ -152,10 +158,9 @@ class Shipping:
         newer, and it could not go back to what the other parity blocks have."""
         state = self._state
         mark = owned.watermark()
-        rows = np.arange(state.layout.rows)
-        change = between(
-            owned.outbox, min(mark, version), max(mark, version), rows, state.layout.width
-        )
+        extent = state.layout.extent_of(owned.block.stripe)
+        rows = np.arange(extent.rows)
+        change = between(owned.outbox, min(mark, version), max(mark, version), rows, extent.width)
         peer = owned.peers.get(join.position)
         if change is None or (peer is not None and peer.term > join.term):
             return

@@ -1,0 +1,100 @@
+"""campaign.json and the markdown page of a campaign."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proa.integrity.campaign.findings import Finding, Must, musts, objects
+from proa.integrity.campaign.tables import Table, tables
+
+JSON_FILE = "campaign.json"
+CRITICAL_SHOWN = 50
+
+
+@dataclass(frozen=True)
+class Report:
+    """`about`: what was run, on what, in words and numbers."""
+
+    about: Mapping[str, Any]
+    findings: Sequence[Finding]
+
+    @property
+    def musts(self) -> list[Must]:
+        return musts(self.findings)
+
+    @property
+    def tables(self) -> list[Table]:
+        return tables(self.findings)
+
+    @property
+    def critical(self) -> list[Mapping[str, Any]]:
+        """Faults that no check found and that changed the model's answer."""
+        return [one for finding in self.findings for one in finding.critical]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tree of campaign.json."""
+        return {
+            "about": dict(self.about),
+            "musts": [one.to_dict() for one in self.musts],
+            "campaign": objects(self.findings),
+        }
+
+    def write_json(self, path: Path) -> None:
+        """One object of the campaign on each line."""
+        tree = self.to_dict()
+        rows = tree.pop("campaign")
+        head = json.dumps(tree, indent=1)[:-2]
+        body = ",\n".join(json.dumps(row) for row in rows)
+        _write(path, f'{head},\n "campaign": [\n{body}\n]}}\n')
+
+    def write_markdown(self, path: Path) -> None:
+        _write(path, markdown(self))
+
+
+def markdown(report: Report) -> str:
+    """The page: what was run, what must hold, the tables, what was critical."""
+    lines = ["# Fault campaign", ""]
+    lines += [f"- {name}: {value}" for name, value in report.about.items()]
+    lines += ["", "| must hold | measured | |", "|---|---|---|"]
+    lines += [f"| {one.name} | {one.measured} | {verdict_of(one)} |" for one in report.musts]
+    for table in report.tables:
+        lines += ["", f"## {table.title}", "", table.note, ""]
+        lines.append(_row(table.columns))
+        lines.append("|" + "---|" * len(table.columns))
+        lines += [_row(cells) for cells in table.rows]
+    if any(finding.layer for finding in report.findings):
+        lines += ["", "## Undetected and critical", ""]
+        lines += [f"- {describe(one)}" for one in report.critical[:CRITICAL_SHOWN]] or ["none"]
+        more = len(report.critical) - CRITICAL_SHOWN
+        lines += [f"- and {more} more: see {JSON_FILE}"] if more > 0 else []
+    return "\n".join(lines) + "\n"
+
+
+def verdict_of(must: Must) -> str:
+    return {True: "met", False: "NOT MET", None: "too little to tell"}[must.met]
+
+
+def describe(one: Mapping[str, Any]) -> str:
+    """One line about a critical fault."""
+    bits = f" bits {one['bits']}" if one["bits"] else ""
+    return (
+        f"{one['layer']}: {one['fault']} in {one['site']} ({one['moment']}), row {one['row']},"
+        f" column {one['column']}{bits}; input {one['input']}: answer {one['answer']} became"
+        f" {one['became']}, output off by {one['difference']:.3g}"
+    )
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".tmp")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)

@@ -1,0 +1,198 @@
+"""Composes a shard's agent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from proa.errors import ProaError, SettingsError, Unavailable
+from proa.rpc import Channels
+from proa.runtime.admin import Admin
+from proa.runtime.selfcheck import check_port, keep_checking
+from proa.runtime.serve import serve
+from proa.runtime.server import add_reflection, listen, make_health, make_server
+from proa.runtime.settings import from_env
+from proa.store.metrics import AgentMetrics
+from proa.store.peer import NAME, AgentService, add_peer
+from proa.store.post import Post
+from proa.store.protocol.actions import COORDINATOR, Phase
+from proa.store.protocol.config import StoreConfig
+from proa.store.protocol.layout import Block
+from proa.store.protocol.log import Rows
+from proa.store.protocol.storage import View
+from proa.store.redis_disk import RedisDisk, RedisViews
+from proa.store.settings import AgentSettings
+from proa.store.shell import Shell
+from proa.store.tables import Catalogue
+from proa.store.told import Told, ask, server_at
+
+log = logging.getLogger(__name__)
+
+SPARE_CALLS = 64
+MEMORY_S = 0.5
+FULL = 0.95  # of maxmemory: what is under way must still fit
+
+
+async def main() -> None:
+    await serve_agent(from_env(AgentSettings, os.environ))
+
+
+async def serve_agent(
+    settings: AgentSettings,
+    *,
+    config: StoreConfig | None = None,
+    listening: asyncio.Future[tuple[int, int]] | None = None,
+) -> None:
+    """Serve until cancelled; `listening` gets the gRPC port and the admin port."""
+    channels = Channels(message_bytes_max=settings.message_bytes_max)
+    agent = _Agent(settings, config or StoreConfig(), channels)
+    try:
+        await agent.serve(listening)
+    finally:
+        await agent.close()
+
+
+class _Agent:
+    """Its parts, and what they know of the others."""
+
+    def __init__(self, settings: AgentSettings, config: StoreConfig, channels: Channels) -> None:
+        self._settings, self._channels = settings, channels
+        self._told: Told | None = None
+        self._full = False
+        self._server = server_at(settings.server)
+        self._post = Post(settings.shard, self._address, channels)
+        self._views: RedisViews | None = None
+        self._disk: RedisDisk | None = None
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.shell = Shell(
+            settings.shard,
+            disk=self._new_disk,
+            views=self,
+            post=self._post,
+            config=config,
+            catalogue=self._catalogue,
+            is_full=lambda: self._full,
+            note=lambda note: self.metrics.noted(note),
+            step=crash_at(settings.crash_at),
+        )
+        self.metrics = AgentMetrics(self.registry, self.shell)
+
+    async def serve(self, listening: asyncio.Future[tuple[int, int]] | None) -> None:
+        settings = self._settings
+        server = make_server(
+            message_bytes_max=settings.message_bytes_max,
+            calls_max=settings.calls_max + SPARE_CALLS,
+        )
+        add_peer(server, AgentService(self.shell, self._shards, self.metrics.report))
+        health = await make_health(server)
+        add_reflection(server, [NAME])
+        port = listen(server, settings.host, settings.port)
+        admin = Admin(settings.admin_port, self.registry, settings.host)
+        admin.start()
+        log.info("listening port=%d", port)
+        if listening is not None:
+            listening.set_result((port, admin.port))
+        ready = asyncio.Event()
+
+        async def check() -> None:
+            self._check()
+            await check_port(settings.host, port)
+
+        roots: dict[str, Awaitable[None]] = {
+            "shell": self.shell.run(),
+            "memory": self._watch_memory(),
+            "self-check": keep_checking(check, ready, interval_s=0.2),
+        }
+        await serve(
+            server, health=health, admin=admin, roots=roots, ready=ready, grace_s=settings.grace_s
+        )
+
+    async def close(self) -> None:
+        await self._post.close()
+        if self._views is not None:
+            await self._views.close()
+        await self._channels.close()
+
+    def _check(self) -> None:
+        """Errors: Unavailable, until the shard takes pushes."""
+        agent = self.shell.agent
+        if agent is None or agent.phase is not Phase.OPEN:
+            phase = "starting" if agent is None else agent.phase.value
+            raise Unavailable(f"shard {self._settings.shard} is {phase}")
+
+    # --- what the shell asks for
+
+    async def _catalogue(self) -> Catalogue:
+        self._told = await ask(self._channels, self._settings.coordinator, None)
+        count = self._shards()
+        if self._settings.shard >= count:
+            raise SettingsError(
+                f"PROA_STORE_SHARD={self._settings.shard}: the store has {count} shards"
+            )
+        if self._views is None:
+            servers = {shard: self._told.server(shard) for shard in range(count)}
+            self._views = RedisViews(servers, lambda: self._tables().layout)
+        return self._told.catalogue
+
+    def _tables(self) -> Catalogue:
+        assert isinstance(self.shell.tables, Catalogue)
+        return self.shell.tables
+
+    def _new_disk(self, nonce: int) -> RedisDisk:
+        store = self._told.store if self._told else ""
+        self._disk = RedisDisk(self._settings.shard, self._server, nonce, store)
+        return self._disk
+
+    async def view(self, shard: int, disk: str, block: Block, rows: Rows) -> View | None:
+        """Rows of another shard's disk."""
+        assert self._views is not None
+        return await self._views.view(shard, disk, block, rows)
+
+    def _address(self, to: object) -> str:
+        if to == COORDINATOR:
+            return self._settings.coordinator
+        assert self._told is not None
+        assert isinstance(to, int)
+        return self._told.address(to)
+
+    def _shards(self) -> int:
+        return len(self._told.agents) if self._told else 0
+
+    async def _watch_memory(self) -> None:
+        while True:
+            await asyncio.sleep(MEMORY_S)
+            if self._disk is None:
+                continue
+            try:
+                used, most = await self._disk.memory()
+            except ProaError:
+                continue
+            self.metrics.memory(used)
+            full = most > 0 and used > FULL * most
+            if full and not self._full:
+                log.warning("memory is full: %d of %d bytes; no pushes are taken", used, most)
+            self._full = full
+
+
+def crash_at(text: str) -> Callable[[str], None]:
+    """For tests: SIGKILL to oneself at the Nth time of a step. Errors: SettingsError."""
+    step, _, number = text.partition(":")
+    if not text:
+        return lambda _step: None
+    if step not in ("W1", "W2", "W3", "W4") or not number.isdigit():
+        raise SettingsError(f"PROA_STORE_CRASH_AT={text!r} is not STEP:N with STEP W1 to W4")
+    seen: Counter[str] = Counter()
+
+    def told(now: str) -> None:
+        seen[now] += 1
+        if now == step and seen[now] == int(number):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return told

@@ -1,0 +1,287 @@
+"""The store's client: pulls rows from the shards' servers, pushes gradients to their agents.
+
+For one event loop. `proa.embedding` wraps it for torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+
+from proa.api.v1 import store_pb2, store_pb2_grpc
+from proa.errors import InvalidRequest, ProaError
+from proa.rpc import Channels, peer_errors
+from proa.rpc.tls import PeerTls
+from proa.store.gf256 import Bytes
+from proa.store.initial import Floats, Ids
+from proa.store.post import ROLE
+from proa.store.protocol.layout import Block
+from proa.store.protocol.reading import Answer
+from proa.store.pushing import (
+    RETRY_S_MAX,
+    RETRY_S_MIN,
+    WORKER_BITS,
+    Gradients,
+    Parts,
+    Pusher,
+    Session,
+    Who,
+    lost_rows,
+    parts_of,
+    pause,
+)
+from proa.store.reads import read_rows
+from proa.store.redis_disk import RedisViews
+from proa.store.tables import Catalogue, Located, Table, check_ids
+from proa.store.told import MapKeeper, Told
+from proa.store.wire_tables import table_to_proto
+
+MESSAGE_BYTES_MAX = 64 << 20
+TELL_FLOOR_S = 0.5
+EXPORT_ROWS = 4096
+
+
+@dataclass(slots=True)
+class _Steps:
+    """Steps that were not acknowledged yet, and what the first of them met that failed."""
+
+    open: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    next: int = 0
+    error: ProaError | None = None
+
+
+class StoreClient:
+    """`async with StoreClient("host:port") as store`. coordinator: its address.
+
+    timeout_s: how long a pull or a push may take; inflight_max: steps that may wait for their
+    acknowledgement. Without `session` each step is applied as it comes.
+    """
+
+    def __init__(
+        self,
+        coordinator: str,
+        *,
+        session: Session | None = None,
+        timeout_s: float = 30.0,
+        inflight_max: int = 2,
+        tls: PeerTls | None = None,
+    ) -> None:
+        self._channels = Channels(message_bytes_max=MESSAGE_BYTES_MAX, tls=tls)
+        self._coordinator, self._session = coordinator, session
+        self._timeout_s, self._inflight_max = timeout_s, inflight_max
+        self._worker = session.worker if session else secrets.randbits(WORKER_BITS)
+        self._maps = MapKeeper(self._channels, coordinator)
+        self._pusher = Pusher(self._channels, self._maps)
+        self._views: RedisViews | None = None
+        self._steps = _Steps()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._maps.run())]
+        try:
+            told = await self._maps.fresh(self._deadline())
+        except BaseException:
+            await self.close()
+            raise
+        servers = {shard: told.server(shard) for shard in range(len(told.servers))}
+        self._views = RedisViews(servers, lambda: self._latest().catalogue.layout)
+        if self._session is not None:
+            self._tasks.append(asyncio.create_task(self._tell_floor(self._session)))
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Pushes that were not acknowledged yet may be lost."""
+        tasks = [*self._tasks, *self._steps.open.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._views is not None:
+            await self._views.close()
+        await self._channels.close()
+
+    # --- tables
+
+    async def create_table(self, table: Table) -> None:
+        """Returns when every shard has it. Errors: InvalidRequest (another one of that name),
+        Unavailable (a shard is down)."""
+        async with peer_errors(f"coordinator {self._coordinator}"):
+            stub = store_pb2_grpc.EmbeddingStoreStub(  # type: ignore[no-untyped-call]
+                self._channels(self._coordinator, ROLE)
+            )
+            await stub.CreateTable(
+                store_pb2.CreateTableRequest(table=table_to_proto(table)), timeout=self._timeout_s
+            )
+        deadline = self._deadline()
+        while not (await self._fresh(deadline)).usable.has(table.name):
+            self._maps.hurry()
+            await asyncio.sleep(RETRY_S_MIN)
+
+    async def table(self, name: str) -> Table:
+        """Errors: InvalidRequest, ShardUnavailable."""
+        return (await self._fresh(self._deadline())).usable.table(name)
+
+    # --- rows
+
+    async def pull(self, name: str, ids: Ids) -> Floats:
+        """float32 `[ids, dim]`, any order, no id twice; what was acknowledged is in it.
+
+        Errors: InvalidRequest, DataLost with the ids, ShardUnavailable.
+        """
+        deadline = self._deadline()
+        told = await self._fresh(deadline)
+        table = told.usable.table(name)
+        ids = check_ids(table, ids)
+        stored = await self.pull_stored(name, ids, deadline)
+        return table.weights(ids, stored)
+
+    async def pull_stored(self, name: str, ids: Ids, deadline: float) -> Bytes:
+        """Records as the store has them, uint8 `[ids, width]`; see `pull`."""
+        told = await self._fresh(deadline)
+        stored = np.zeros((len(ids), told.usable.table(name).width), np.uint8)
+        todo = {one.block: one for one in told.usable.locate(name, ids)}
+        wait_s = RETRY_S_MIN
+        assert self._views is not None
+        while todo:
+            asked = {block: one.rows for block, one in todo.items()}
+            answers = await read_rows(told.catalogue.layout, told.map, asked, self._views)
+            todo = self._taken(told.catalogue, todo, answers, stored)
+            if todo:
+                self._maps.hurry()
+                await pause(wait_s, deadline, f"{len(todo)} blocks of table {name!r}")
+                wait_s = min(2 * wait_s, RETRY_S_MAX)
+                told = await self._fresh(deadline)
+        return stored
+
+    def _taken(
+        self,
+        catalogue: Catalogue,
+        todo: Mapping[Block, Located],
+        answers: Mapping[Block, Answer],
+        stored: Bytes,
+    ) -> dict[Block, Located]:
+        """Puts pieces where they belong; what is still to read. Errors: DataLost."""
+        rest: dict[Block, Located] = {}
+        for block, one in todo.items():
+            answer = answers[block]
+            if answer.lost:
+                table, ids = catalogue.ids(block, np.array(answer.lost, np.intp))
+                raise lost_rows(table.name, tuple(ids.tolist()))
+            for piece in answer.pieces:
+                whole = len(piece.rows) == len(one.rows)
+                at = slice(None) if whole else np.searchsorted(one.rows, piece.rows)
+                stored[one.where[at]] = piece.data
+            if answer.later:
+                at = np.searchsorted(one.rows, np.array(answer.later, np.intp))
+                rest[block] = Located(block, one.rows[at], one.where[at])
+        return rest
+
+    # --- pushes
+
+    async def push(self, gradients: Gradients) -> int:
+        """One step: per table ids (no id twice) and float32 `[ids, dim]`. Its number.
+
+        Returns when fewer than `inflight_max` steps wait. Errors: InvalidRequest, before anything
+        is sent; and what an earlier step met.
+        """
+        told = await self._fresh(self._deadline())
+        parts = parts_of(told.usable, gradients, everywhere=self._session is not None)
+        await self._room()
+        step = self._steps.next
+        self._steps.next += 1
+        task = asyncio.create_task(self._push(told, step, parts))
+        self._steps.open[step] = task
+        return step
+
+    async def push_as(
+        self,
+        worker: int,
+        step: int,
+        floor: int,
+        gradients: Gradients,
+        session: Session | None,
+        *,
+        limit_s: float | None = None,
+    ) -> None:
+        """A step of somebody else, who numbers its steps; returns when it was acknowledged.
+
+        Errors: InvalidRequest, DataLost, PushIndeterminate, ShardUnavailable.
+        """
+        if not 0 <= floor <= step:
+            raise InvalidRequest(f"floor = {floor} is not 0 to step = {step}")
+        if not 0 <= worker < 1 << WORKER_BITS:
+            raise InvalidRequest(f"worker = {worker} is not 0 to 2^{WORKER_BITS} - 1")
+        deadline = asyncio.get_running_loop().time() + (limit_s or self._timeout_s)
+        told = await self._fresh(deadline)
+        parts = parts_of(told.usable, gradients, everywhere=session is not None)
+        await self._pusher.push(told, Who(worker, step, lambda: floor), parts, deadline, session)
+
+    async def export(
+        self, name: str, begin: int, end: int
+    ) -> AsyncIterator[tuple[int, Floats, Floats]]:
+        """Rows `begin` to `end` - 1 in chunks: the first id, weights `[n, dim]`, state `[n, s]`.
+
+        Not of one moment while others push. Errors: as `pull`.
+        """
+        table = await self.table(name)
+        for first in range(begin, end, EXPORT_ROWS):
+            ids = np.arange(first, min(first + EXPORT_ROWS, end))
+            stored = await self.pull_stored(name, ids, self._deadline())
+            values = (stored ^ table.initial_records(ids)).view(np.float32)
+            yield first, values[:, : table.dim], values[:, table.dim :]
+
+    async def flush(self) -> None:
+        """Return when every step was acknowledged. Errors: what one of them met."""
+        while self._steps.open:
+            await asyncio.wait(list(self._steps.open.values()))
+        self._raise()
+
+    async def _room(self) -> None:
+        while len(self._steps.open) >= self._inflight_max:
+            await asyncio.wait(list(self._steps.open.values()), return_when=asyncio.FIRST_COMPLETED)
+        self._raise()
+
+    def _raise(self) -> None:
+        error, self._steps.error = self._steps.error, None
+        if error is not None:
+            raise error
+
+    async def _push(self, told: Told, step: int, parts: Parts) -> None:
+        try:
+            await self._pusher.push(
+                told, Who(self._worker, step, self._floor), parts, self._deadline(), self._session
+            )
+        except ProaError as exc:
+            self._steps.error = self._steps.error or exc
+        finally:
+            del self._steps.open[step]
+
+    def _floor(self) -> int:
+        return min(self._steps.open, default=self._steps.next)
+
+    async def _tell_floor(self, session: Session) -> None:
+        """A new agent learns from it which steps were acknowledged: see `gate`."""
+        while True:
+            await asyncio.sleep(TELL_FLOOR_S)
+            told, floor = self._maps.latest, self._floor()
+            if told is not None and floor > 0:
+                await self._pusher.tell_floor(told, session, floor)
+
+    # --- time
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._timeout_s
+
+    def _latest(self) -> Told:
+        assert self._maps.latest is not None
+        return self._maps.latest
+
+    async def _fresh(self, deadline: float) -> Told:
+        return await self._maps.fresh(deadline)

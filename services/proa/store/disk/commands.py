@@ -1,0 +1,52 @@
+"""Keys of a shard's server, and exchanges with it without I/O.
+
+owner, store, stamp   strings: who writes, of which store, under which epoch
+fences                hash: shard -> epoch
+metas, sessions       hashes: block -> `codec`; their keys are the index of the blocks
+r:STRIPE:POSITION     hash: row as uint32 -> record (`protocol.records`)
+o:STRIPE:POSITION     list: the outbox of a data block, oldest first
+u:STRIPE:POSITION:I   list: the undo ring of a parity block for member I
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, TypeVar
+
+from proa.store.protocol.layout import Block
+from proa.store.protocol.log import Rows
+
+Command = tuple[bytes | str | int, ...]
+T = TypeVar("T")
+# Yields commands to send at once, gets a reply for each: errors of the server as values.
+Steps = Generator[list[Command], list[Any], T]
+
+OWNER, STORE, STAMP = b"owner", b"store", b"stamp"
+FENCES, METAS, SESSIONS = b"fences", b"metas", b"sessions"
+
+
+def rows_key(block: Block) -> bytes:
+    return b"r:%d:%d" % block
+
+
+def outbox_key(block: Block) -> bytes:
+    return b"o:%d:%d" % block
+
+
+def undo_key(block: Block, member: int) -> bytes:
+    return b"u:%d:%d:%d" % (*block, member)
+
+
+def fields(rows: Rows) -> list[bytes]:
+    """The fields of these rows in the hash of their block."""
+    raw = rows.astype("<u4").tobytes()
+    return [raw[at : at + 4] for at in range(0, len(raw), 4)]
+
+
+def get_rows(block: Block, rows: Rows) -> Command:
+    return ("HMGET", rows_key(block), *fields(rows))
+
+
+def set_rows(block: Block, rows: Rows, records: Sequence[bytes]) -> Command:
+    pairs = [part for pair in zip(fields(rows), records, strict=True) for part in pair]
+    return ("HSET", rows_key(block), *pairs)

@@ -1,0 +1,85 @@
+"""proa.api.v1.StorePeer, as agents and the coordinator serve it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import grpc.aio
+
+from proa.api.v1 import store_pb2, store_pb2_grpc
+from proa.errors import InvalidRequest
+from proa.rpc import Context, servicer_errors, servicer_stream_errors
+from proa.store import wire
+from proa.store.gate import StepGate
+from proa.store.post import Receive, deliver
+from proa.store.protocol import messages as ms
+from proa.store.shell import PushAnswer, Shell
+
+NAME = store_pb2.DESCRIPTOR.services_by_name["StorePeer"].full_name
+
+
+class PeerService(store_pb2_grpc.StorePeerServicer):
+    """Of the coordinator: messages alone. `shards`: how many there are, 0 while not known."""
+
+    def __init__(self, shards: Callable[[], int], receive: Receive) -> None:
+        self._shards, self._receive = shards, receive
+
+    @servicer_stream_errors
+    async def Exchange(
+        self,
+        request_iterator: AsyncIterator[store_pb2.PeerFrame],
+        context: Context,  # noqa: ARG002
+    ) -> AsyncIterator[store_pb2.PeerFrame]:
+        await deliver(request_iterator, self._shards(), self._receive)
+        nothing: tuple[store_pb2.PeerFrame, ...] = ()  # what we say goes by a stream of our own
+        for frame in nothing:
+            yield frame
+
+
+class AgentService(PeerService):
+    """Of an agent: pushes too, and its report."""
+
+    def __init__(
+        self,
+        shell: Shell,
+        shards: Callable[[], int],
+        report: Callable[[], store_pb2.ShardReport],
+    ) -> None:
+        super().__init__(shards, shell.receive)
+        self._shell, self._report = shell, report
+        self._gate = StepGate(shell.push)
+
+    @servicer_errors
+    async def Report(
+        self,
+        request: store_pb2.ReportRequest,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> store_pb2.ShardReport:
+        return self._report()
+
+    @servicer_errors
+    async def PushBlocks(
+        self,
+        request: store_pb2.PushBlocksRequest,
+        context: Context,  # noqa: ARG002
+    ) -> store_pb2.PushBlocksResponse:
+        push = wire.from_proto(store_pb2.PeerMessage(push=request.push))
+        assert isinstance(push, ms.Push)
+        answer = await self._pushed(push, request)
+        if isinstance(answer, ms.PushRefused):
+            return store_pb2.PushBlocksResponse(refused=wire.to_proto(answer).push_refused)
+        return store_pb2.PushBlocksResponse()
+
+    async def _pushed(self, push: ms.Push, request: store_pb2.PushBlocksRequest) -> PushAnswer:
+        refused = self._shell.refusal(push)
+        if refused is not None and not (request.session and not push.parts):
+            return refused
+        if request.session:
+            return await self._gate.push(request.session, request.members, push)
+        if not push.parts:
+            raise InvalidRequest("parts: a push outside a session has at least one")
+        return await self._shell.push(push)
+
+
+def add_peer(server: grpc.aio.Server, service: PeerService) -> None:
+    store_pb2_grpc.add_StorePeerServicer_to_server(service, server)  # type: ignore[no-untyped-call]

@@ -1,0 +1,182 @@
+"""Pushing a step: what goes to which shard, and trying until it is acknowledged or refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import grpc.aio
+import numpy as np
+
+from proa.api.v1 import store_pb2, store_pb2_grpc
+from proa.errors import DataLost, InvalidRequest, ProaError, PushIndeterminate, ShardUnavailable
+from proa.rpc import Channels
+from proa.store import wire
+from proa.store.initial import Floats, Ids
+from proa.store.optimisers import check_gradients
+from proa.store.post import ROLE
+from proa.store.protocol import messages as ms
+from proa.store.protocol.layout import Block
+from proa.store.tables import Catalogue
+from proa.store.told import MapKeeper, Told
+
+TRY_S_MAX = 5.0  # outside a session; the same push is sent again after that
+RETRY_S_MIN, RETRY_S_MAX = 0.01, 0.3
+TELL_S_MAX = 0.5
+WORKER_BITS = 62
+
+Gradients = Mapping[str, tuple[Ids, Floats]]
+Parts = Mapping[int, list[ms.Part]]  # by shard
+
+
+@dataclass(frozen=True)
+class Session:
+    """Synchronous training: `worker` is one of `members` that push every step together."""
+
+    number: int
+    worker: int
+    members: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number < 1 << WORKER_BITS:
+            raise InvalidRequest(f"session = {self.number} is not 1 to 2^{WORKER_BITS} - 1")
+        if not 0 <= self.worker < self.members:
+            raise InvalidRequest(f"worker = {self.worker}: the session has {self.members} members")
+
+
+@dataclass(frozen=True)
+class Who:
+    """Step `step` of `worker`; all its steps below `floor()` were acknowledged."""
+
+    worker: int
+    step: int
+    floor: Callable[[], int]
+
+
+def parts_of(catalogue: Catalogue, gradients: Gradients, *, everywhere: bool) -> Parts:
+    """What each shard gets. everywhere: also those that get nothing, as sessions need.
+
+    Errors: InvalidRequest, naming table and ids.
+    """
+    found: dict[int, list[ms.Part]] = defaultdict(list)
+    if everywhere:
+        found.update({shard: [] for shard in range(len(catalogue.domains))})
+    for name, (ids, values) in gradients.items():
+        table = catalogue.table(name)
+        rows = np.ascontiguousarray(values, np.float32)
+        if rows.shape != (len(ids), table.dim):
+            raise InvalidRequest(
+                f"table {name!r}: gradients {list(rows.shape)} are not [{len(ids)}, {table.dim}]"
+            )
+        check_gradients(name, ids, rows)
+        payload = rows.view(np.uint8)
+        for one in catalogue.locate(name, ids):
+            shard = catalogue.layout.shard_of(*one.block)
+            found[shard].append(ms.Part(one.block, one.rows, payload[one.where]))
+    return found
+
+
+class Pusher:
+    """Knows where owners are, and asks `maps` when it does not."""
+
+    def __init__(self, channels: Channels, maps: MapKeeper) -> None:
+        self._channels, self._maps = channels, maps
+
+    async def push(
+        self, told: Told, who: Who, parts: Parts, deadline: float, session: Session | None
+    ) -> None:
+        """Returns when all shards have acknowledged it. Errors, the first of all shards':
+        InvalidRequest, DataLost, PushIndeterminate at `deadline` (loop's clock)."""
+        results = await asyncio.gather(
+            *(
+                self._push_to(told, shard, who, some, deadline, session)
+                for shard, some in parts.items()
+            ),
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _push_to(
+        self,
+        told: Told,
+        shard: int,
+        who: Who,
+        parts: list[ms.Part],
+        deadline: float,
+        session: Session | None,
+    ) -> None:
+        """Until it is acknowledged: the same push may be sent as often as one likes."""
+        wait_s = RETRY_S_MIN
+        while True:
+            entry = told.map.shards[shard]
+            why = "down"
+            if entry.up:
+                push = ms.Push(who.worker, who.step, who.floor(), entry.epoch, tuple(parts))
+                limit_s = deadline - asyncio.get_running_loop().time()
+                try:
+                    timeout_s = limit_s if session else min(limit_s, TRY_S_MAX)
+                    refused = await self._send(told.address(shard), push, session, timeout_s)
+                    if refused is None:
+                        return
+                    why = _judge(told.catalogue, refused)
+                except grpc.aio.AioRpcError as exc:
+                    why = exc.details() or exc.code().name
+            self._maps.hurry()
+            try:
+                await pause(wait_s, deadline, f"shard {shard}: {why}")
+                told = await self._maps.fresh(deadline)
+            except ShardUnavailable as exc:
+                raise PushIndeterminate(f"step {who.step}: {exc}", step=who.step) from exc
+            wait_s = min(2 * wait_s, RETRY_S_MAX)
+
+    async def tell_floor(self, told: Told, session: Session, floor: int) -> None:
+        """Every step below was acknowledged: to all agents, as well as that goes."""
+        push = ms.Push(session.worker, floor - 1, floor, 0, ())
+
+        async def tell(address: str) -> None:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await self._send(address, push, session, TELL_S_MAX)
+
+        await asyncio.gather(*(tell(address) for address in told.agents))
+
+    async def _send(
+        self, address: str, push: ms.Push, session: Session | None, timeout_s: float
+    ) -> store_pb2.PeerMessage.PushRefused | None:
+        request = store_pb2.PushBlocksRequest(push=wire.to_proto(push).push)
+        if session is not None:
+            request.session, request.members = session.number, session.members
+        channel = self._channels(address, ROLE)
+        stub = store_pb2_grpc.StorePeerStub(channel)  # type: ignore[no-untyped-call]
+        answer = await stub.PushBlocks(request, timeout=max(0.01, timeout_s))
+        return answer.refused if answer.HasField("refused") else None
+
+
+def _judge(catalogue: Catalogue, refused: store_pb2.PeerMessage.PushRefused) -> str:
+    """Why it is worth another try. Errors: InvalidRequest, DataLost."""
+    if refused.why == ms.Refusal.INVALID.name:
+        raise InvalidRequest(f"step {refused.step}: the shard refuses it as invalid")
+    if refused.why == ms.Refusal.DATA_LOST.name:
+        lost = [(Block(x.block.stripe, x.block.position), x.row) for x in refused.lost]
+        table = catalogue.placed_at(lost[0][0].stripe).table.name
+        ids = [int(catalogue.ids(block, np.array([row], np.intp))[1][0]) for block, row in lost]
+        raise lost_rows(table, tuple(ids))
+    return str(refused.why)
+
+
+async def pause(wait_s: float, deadline: float, what: str) -> None:
+    """Wait before another try. Errors: ShardUnavailable where `deadline` comes before its end."""
+    if asyncio.get_running_loop().time() + wait_s >= deadline:
+        raise ShardUnavailable(f"not in time: {what}")
+    await asyncio.sleep(wait_s)
+
+
+def lost_rows(table: str, ids: tuple[int, ...]) -> ProaError:
+    """The error that names rows nothing can bring back."""
+    shown = ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
+    message = f"table {table!r}: more shards were lost than the parity covers: ids {shown}"
+    return DataLost(message, table=table, ids=ids)
