@@ -1,148 +1,131 @@
-"""The long sweeps behind the numbers in docs/abft.md.
+"""What must hold of the check of matrix products, by the campaign that users run.
 
-`pytest tests/kernels/test_campaign.py -m long --log-cli-level=INFO` shows the counts.
+`pytest tests/kernels/test_campaign.py -m long` is `proa abft campaign --size full` with the main
+operator: about six minutes on one core, idle.
 """
 
 from __future__ import annotations
 
-import logging
-import math
+from collections.abc import Sequence
 
 import pytest
-import torch
 
-from kernels.counts import flip_counts, share
-from kernels.matrices import KINDS, REGULAR, operands, product
-from proa_kernels.checksum import take
-from proa_kernels.linear.injection import flip
+from proa.integrity.campaign.counts import Counts, total
+from proa.integrity.campaign.findings import Finding, Must, failed, musts
+from proa.integrity.campaign.operators import MAIN
+from proa.integrity.campaign.plan import SIZES, Selection
+from proa.integrity.campaign.synthetic import measure
 
-log = logging.getLogger("campaign")
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-SHAPES = [(4096, 384, 64), (4096, 512, 512), (2048, 512, 2048), (256, 512, 8192), (1, 512, 1024)]
-SMOOTH = ("n01", "relu", "outlier", "t3")
+SEED = 11
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_clean_checks(kind: str) -> None:
-    """Altogether more than 1e6 row checks, none of which alarms."""
-    checks = cleared = 0
-    for dtype in DTYPES:
-        worst = 0.0
-        for seed in range(2):
-            for sizes in SHAPES:
-                _, verdict = product(*operands(kind, sizes, dtype, seed=seed))
-                assert verdict.alarms == 0
-                checks, cleared = checks + verdict.checks, cleared + verdict.cleared
-                worst = max(worst, verdict.ratio)
-        log.info("clean %s %s: worst ratio %.3f", kind, dtype, worst)
-        assert worst < 0.6 or kind not in REGULAR
-    log.info("clean %s: %d checks, 0 alarms, %d cleared", kind, checks, cleared)
-    assert checks > 150_000
+@pytest.fixture(scope="module")
+def quick() -> list[Finding]:
+    """Every site and fault, bf16, all distributions; about five seconds."""
+    return measure(SIZES["quick"], Selection(operators=(MAIN,), dtypes=("bf16",)), SEED)
 
 
-@pytest.mark.parametrize("inner", [256, 1024, 4096])
-@pytest.mark.parametrize("kind", REGULAR)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_flips_of_accumulator_bits(dtype: torch.dtype, kind: str, inner: int) -> None:
-    counts = flip_counts(kind, (256, 128, inner), dtype, rounds=4, seed=11)
-    injected, detected = (sum(getattr(c, n) for c in counts) for n in ("injected", "detected"))
-    visible, seen = (sum(getattr(c, n) for c in counts) for n in ("visible", "visible_detected"))
-    large, found = (sum(getattr(c, n) for c in counts) for n in ("large", "large_detected"))
-    log.info(
-        "flips %s %s K=%d: %d injected, %.2f%% found; visible %.2f%% of %d; large %.2f%% of %d",
-        *(dtype, kind, inner, injected, 100 * share(detected, injected)),
-        *(100 * share(seen, visible), visible, 100 * share(found, large), large),
-    )
-    per_bit = " ".join(f"{share(c.detected, c.injected):.2f}" for c in counts)
-    log.info("per bit %s %s K=%d: %s", dtype, kind, inner, per_bit)
-    assert sum(c.falsely_corrected for c in counts) == 0
-    assert share(counts[30].detected, counts[30].injected) == 1.0
-    if kind in SMOOTH:
-        assert found == large
-    if dtype == torch.bfloat16 and kind != "cancelling":
-        assert seen >= 0.97 * visible
+def of(findings: Sequence[Finding], **chosen: str) -> Counts:
+    """Counts of the findings with these attributes."""
+    found = [one.counts for one in findings if all(getattr(one, k) == v for k, v in chosen.items())]
+    assert found, chosen
+    return total(found)
 
 
-@pytest.mark.parametrize("kind", SMOOTH)
-def test_pairs(kind: str) -> None:
-    """Swaps of two elements and +d, -d pairs, d of the size of the output's sigma."""
-    rows, missed = 2048, {"swap": 0, "pair": 0}
-    generator = torch.Generator().manual_seed(5)
-    for seed in range(8):
-        x, weight = operands(kind, (rows, 128, 512), torch.bfloat16, seed=seed)
-        clean, _ = product(x, weight)
-        at = torch.arange(rows)
-        left = torch.randint(128, (rows,), generator=generator)
-        right = (left + 1 + torch.randint(127, (rows,), generator=generator)) % 128
-        d = torch.randn(rows, generator=generator) * clean.std()
-
-        def swap(
-            acc: torch.Tensor, _: int, a: object = (at, left), b: object = (at, right)
-        ) -> None:
-            acc[a], acc[b] = acc[b].clone(), acc[a].clone()  # type: ignore[index]
-
-        def pair(
-            acc: torch.Tensor,
-            _: int,
-            a: object = (at, left),
-            b: object = (at, right),
-            by: object = d,
-        ) -> None:
-            acc[a] += by  # type: ignore[index]
-            acc[b] -= by  # type: ignore[index]
-
-        for name, fault in (("swap", swap), ("pair", pair)):
-            _, verdict = product(x, weight, tamper=fault)
-            missed[name] += rows - verdict.alarms
-    log.info("pairs %s: missed %s of %d each", kind, missed, 8 * rows)
-    assert max(missed.values()) <= 0.001 * 8 * rows
+def status(found: Sequence[Must]) -> dict[str, bool | None]:
+    return {must.name.split(":")[0]: must.met for must in found}
 
 
-@pytest.mark.parametrize("stays", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_columns(dtype: torch.dtype, stays: bool) -> None:
-    """Single flips of random bits. One that stays is located by the two checksums alone."""
-    generator = torch.Generator().manual_seed(9)
-    x, weight = operands("n01", (4, 256, 1024), dtype)
-    found = right = 0
-    for _ in range(4000):
-        row, column, bit = (int(torch.randint(n, (), generator=generator)) for n in (4, 256, 32))
-
-        def fault(
-            acc: torch.Tensor, attempt: int, at: object = (row, column), b: int = bit
-        ) -> None:
-            if attempt == 0 or stays:
-                flip(acc, at, 1 << b)  # type: ignore[arg-type]
-
-        verdict = product(x, weight, tamper=fault)[1]
-        found += verdict.alarms
-        right += verdict.alarms and (verdict.row, verdict.column) == (row, column)
-    log.info("columns %s stays=%s: %d of %d located", dtype, stays, right, found)
-    assert right >= (0.96 if stays else 0.99) * found
+def test_what_must_hold(quick: list[Finding]) -> None:
+    found = musts(quick)
+    assert failed(found) == []
+    names = status(found)
+    few = "no false positive in 1,000,000 clean checks"
+    assert names.pop(few) is None, "so few checks tell little"
+    assert len(names) == 7
+    assert set(names.values()) == {True}, found
+    assert of(quick, site="clean").clean_checks > 20_000
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_flips_of_weight_bits(dtype: torch.dtype) -> None:
-    """After the checksum was taken. A flip counts as large where it changes some output of the
-    batch by more than 1e-3 of the outputs' sigma."""
-    generator = torch.Generator().manual_seed(13)
-    bits = 32 if dtype == torch.float32 else 16
-    x, weight = operands("n01", (64, 128, 512), dtype)
-    check, clean = take(weight), product(x, weight)[0]
-    per_bit = [[0, 0, 0, 0] for _ in range(bits)]  # injected, found, large, large and found
-    for at in range(bits * 60):
-        bit, count = at % bits, per_bit[at % bits]
-        place = tuple(int(torch.randint(n, (), generator=generator)) for n in weight.shape)
-        flip(weight, place, 1 << bit)
-        acc, verdict = product(x, weight, check)
-        flip(weight, place, 1 << bit)
-        gap = float((acc - clean).abs().max())
-        large, hit = not gap <= 1e-3 * float(clean.std()), verdict.alarms > 0
-        for index, one in enumerate((True, hit, large, large and hit)):
-            count[index] += one
-    rates = " ".join(f"{share(c[1], c[0]):.2f}" for c in per_bit)
-    log.info("weight %s: per bit %s", dtype, rates)
-    log.info("weight %s: large %d, found %d", dtype, *(sum(c[i] for c in per_bit) for i in (2, 3)))
-    assert all(c[2] == c[3] for c in per_bit)
-    assert math.isclose(share(*per_bit[bits - 2][1::-1]), 1.0)
+def test_bits_of_normal_data(quick: list[Finding]) -> None:
+    bits = of(quick, site="accumulator", distribution="n01", moment="final", fault="bit").bits
+    assert sorted(bits) == list(range(32))
+    assert all(bits[bit][1] == 0 for bit in range(6)), "a limit below the rounding would alarm"
+    assert all(bits[bit][1] == bits[bit][0] > 0 for bit in (*range(20, 25), 30, 31))
+
+
+@pytest.mark.parametrize("moment", ["early", "mid", "late", "final"])
+@pytest.mark.parametrize("fault", ["word", "zeros", "swap", "stale", "nan", "inf"])
+def test_faults_on_the_way(quick: list[Finding], moment: str, fault: str) -> None:
+    counts = of(quick, site="accumulator", distribution="n01", moment=moment, fault=fault)
+    assert counts.injected >= 64
+    assert counts.detected == counts.corrected == counts.injected
+
+
+@pytest.mark.parametrize("site", ["operand", "operand-weight"])
+def test_operands(quick: list[Finding], site: str) -> None:
+    """The product and its check see different operands."""
+    counts = of(quick, site=site, distribution="n01")
+    assert counts.injected > 1000
+    assert counts.visible_detected > 0.98 * counts.visible
+    assert counts.corrected == counts.detected
+
+
+def test_a_fault_that_is_repeated_is_found_and_stays(quick: list[Finding]) -> None:
+    counts = of(quick, site="accumulator", distribution="n01", moment="repeated", fault="word")
+    assert counts.detected == counts.injected == 16
+    assert counts.corrected == 0
+    assert counts.located > 0.8 * counts.located_of
+
+
+def test_a_stored_weight(quick: list[Finding]) -> None:
+    counts = of(quick, site="weight", distribution="n01", fault="word")
+    assert counts.detected == counts.injected == 16
+    assert counts.corrected == 0, "a recomputation takes the same weight"
+    assert of(quick, site="weight", distribution="n01").large_detected > 100
+
+
+def test_what_is_stored_for_the_check(quick: list[Finding]) -> None:
+    counts = of(quick, site="checksum", fault="nan")
+    assert counts.detected == counts.injected > 0
+    assert of(quick, site="checksum").visible == 0
+    assert of(quick, site="norms").detected == 0, "of two copies the smaller counts"
+
+
+def test_the_output_is_not_looked_at_again(quick: list[Finding]) -> None:
+    counts = of(quick, site="output")
+    assert counts.visible == counts.injected > 1000
+    assert counts.detected == 0
+
+
+@pytest.mark.parametrize("operator", ["conv2d.row", "linear.dup", "conv2d.dup"])
+def test_other_operators(operator: str) -> None:
+    chosen = Selection(operators=(operator,), dtypes=("bf16",), distributions=("n01",))
+    found = measure(SIZES["quick"], chosen, SEED)
+    assert failed(musts(found)) == []
+    assert of(found, site="clean").false_positives == 0
+    transient = of(found, site="accumulator", moment="final")
+    repeated = of(found, site="accumulator", moment="repeated")
+    weights = of(found, site="weight")
+    if operator.endswith("dup"):
+        assert transient.detected == transient.corrected == transient.injected > 500
+        assert (repeated.detected, weights.detected) == (0, 0)
+    else:
+        assert transient.large_detected == transient.large > 500
+        assert repeated.large_detected == repeated.large
+        assert weights.large_detected > 0.9 * weights.large
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_what_must_hold_in_full() -> None:
+    found = measure(SIZES["full"], Selection(operators=(MAIN,)), SEED)
+    results = musts(found)
+    assert failed(results) == []
+    # Of pairs at K 4096 a few have so small a d that it is below the limit: near 99.9 % in all.
+    told = {name: met for name, met in status(results).items() if not name.startswith("pair")}
+    assert told == dict.fromkeys(told, True), results
+    assert len(results) == 8
+    assert of(found, site="clean").clean_checks > 1_000_000
+    bits = of(found, site="accumulator", distribution="n01", moment="final", fault="bit").bits
+    assert all(bits[bit][0] >= 1000 for bit in range(32))

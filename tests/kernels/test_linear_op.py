@@ -12,7 +12,7 @@ import proa_kernels
 from kernels.matrices import operands
 from proa_kernels import ABFTLinear, KernelError, Verdict, WeightsRefused
 from proa_kernels.checksum import take
-from proa_kernels.linear.injection import flip, injecting
+from proa_kernels.injection import flip, injecting
 from proa_kernels.verdict import WIDTH, merge
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

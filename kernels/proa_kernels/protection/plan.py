@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proa_kernels.errors import PlanRefused
 
 MODES = ("detect", "correct")
-SCHEMES = ("none", "row")
+SCHEMES = ("none", "row", "tile", "dup", "exact")
 
 
 @dataclass(frozen=True)
 class Plan:
     """`mode`: detect says so; correct also recomputes, once. `default`: the scheme of layers that
-    `layers` does not name. `strict`: refuse a program with matrix products that cannot be checked.
-    `weights`: the `weights_digest` this plan was made for, None for any. Raises PlanRefused."""
+    `layers` does not name; row stands for an operator's own first scheme where it has no row.
+    `strict`: refuse a program with matrix products that cannot be checked. `weights`: the
+    `weights_digest` this plan was made for, None for any. Raises PlanRefused."""
 
     mode: str = "detect"
     default: str = "row"
@@ -29,11 +30,16 @@ class Plan:
         for name, scheme in (("default", self.default), *self.layers.items()):
             if scheme not in SCHEMES:
                 known = ", ".join(SCHEMES)
-                raise PlanRefused(f"{name}: scheme {scheme!r} is not here yet; there are {known}")
+                raise PlanRefused(f"{name}: scheme {scheme!r} is not one of {known}")
 
-    def scheme(self, layer: str) -> str:
-        """The scheme of a layer, by its name in the coverage report."""
-        return self.layers.get(layer, self.default)
+    def scheme(self, layer: str, supported: Sequence[str]) -> str:
+        """The scheme of a layer, by its name in the coverage report. Raises PlanRefused."""
+        scheme = self.layers.get(layer, self.default)
+        if scheme == "none" or scheme in supported:
+            return scheme
+        if scheme == "row" and layer not in self.layers:
+            return supported[0]
+        raise PlanRefused(f"{layer}: no scheme {scheme!r} here, only {', '.join(supported)}")
 
     def check_layers(self, layers: Iterable[str]) -> None:
         """Refuse a plan that names layers the program does not have, or asks to check others."""

@@ -25,12 +25,11 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from proa_kernels import checksum
-from proa_kernels.checksum import Checksum
 from proa_kernels.errors import PlanRefused, WeightsRefused
 from proa_kernels.protection.coverage import Coverage, Layer
-from proa_kernels.protection.flops import count, is_product, name_of
+from proa_kernels.protection.flops import class_of, count, inner_products, is_product, name_of
 from proa_kernels.protection.plan import Plan
-from proa_kernels.protection.sites import Constants, Site, find_site, inner_products
+from proa_kernels.protection.sites import Constants, Site, Stored, find_site
 
 PREFIX = "proa_check_"
 VERDICT = "proa_verdict"
@@ -51,14 +50,14 @@ def protect(
     module = copy.deepcopy(program.graph_module)
     products = _products(program, module, plan, batch)
     plan.check_layers(layer.layer for layer, site in products if site)
-    taken: dict[str, Checksum] = {}
+    taken: dict[str, Stored] = {}
     checked = []
     for at, (layer, site) in enumerate(products):
         if site and layer.scheme != "none":
-            one = _take(layer.layer, site)
+            one = _stored(layer, site)
             taken[one.key] = one
             products[at] = (replace(layer, key=one.key), site)
-            checked.append((site, one.key))
+            checked.append((site, layer.scheme, one.key))
     coverage = Coverage(
         plan.mode, batch, weights_digest(program), tuple(layer for layer, _ in products)
     )
@@ -101,16 +100,16 @@ def _products(
         name = site.source.removesuffix(".weight")
         uses[name] += 1
         name += f"#{uses[name]}" if uses[name] > 1 else ""
-        scheme = plan.scheme(name)
-        outputs, inner = site.value.shape
+        scheme = plan.scheme(name, site.schemes)
         layer = Layer(
             layer=name,
             op=name_of(node),
-            dtype=_dtype(site.value.dtype),
-            weight=(outputs, inner),
+            dtype=_dtype(site.dtype),
+            weight=site.weight,
             flops=count(node, batch),
             scheme=scheme,
             reason="" if scheme != "none" else "the plan says none",
+            covers=site.covers,
         )
         found.append((layer, site))
     reason = "inside a nested graph"
@@ -129,6 +128,7 @@ def _unchecked(node: Node, reason: str, batch: int) -> Layer:
         flops=count(node, batch),
         scheme="none",
         reason=reason,
+        covers=class_of(node),
     )
 
 
@@ -136,35 +136,35 @@ def _dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _take(name: str, site: Site) -> Checksum:
+def _stored(layer: Layer, site: Site) -> Stored:
     try:
-        return checksum.take(site.value)
+        return site.stored(layer.scheme)
     except WeightsRefused as exc:
-        raise WeightsRefused(f"{name}: {exc}") from exc
+        raise WeightsRefused(f"{layer.layer}: {exc}") from exc
 
 
 class _Rewrite:
     """Edits one graph, then wraps it up as a program again."""
 
     def __init__(
-        self, program: ExportedProgram, module: GraphModule, checksums: dict[str, Checksum]
+        self, program: ExportedProgram, module: GraphModule, stored: dict[str, Stored]
     ) -> None:
         self._program = program
         self._module = module
         self._graph = module.graph
         self._inputs = list(program.graph_signature.input_specs)
         self._constants: dict[str, torch.Tensor] = {}
-        self._places: dict[str, tuple[Node, Node]] = {}
-        self._renewed: dict[Node, Node] = {}  # a product may be the input of a later one
-        for key, one in checksums.items():
-            name = PREFIX + key
-            self._places[key] = (
-                self._constant(f"{name}_columns", one.columns),
-                self._constant(f"{name}_scales", one.scales),
-            )
+        self._places: dict[str, dict[str, Node]] = {}
+        self._renewed: dict[Node, Node] = {}
+        for key, one in stored.items():
+            self._places[key] = {
+                suffix: self._constant(f"{PREFIX}{key}_{suffix}", value)
+                for suffix, value in one.tensors.items()
+            }
 
-    def run(self, checked: Sequence[tuple[Site, str]], correct: bool) -> ExportedProgram:
-        verdicts = [self._replace(site, key, correct) for site, key in checked]
+    def run(self, checked: Sequence[tuple[Site, str, str]], correct: bool) -> ExportedProgram:
+        """`checked`: sites in the order of the program, each with its scheme and its key."""
+        verdicts = [self._replace(*one, correct) for one in checked]
         output = self._graph.output_node()
         with self._graph.inserting_before(output):
             merged = self._call(torch.ops.proa.merge_verdicts.default, (verdicts,), {})
@@ -191,24 +191,22 @@ class _Rewrite:
         self._constants[name] = value
         return node
 
-    def _replace(self, site: Site, key: str, correct: bool) -> Node:
+    def _replace(self, site: Site, scheme: str, key: str, correct: bool) -> Node:
         """The checked operator in the place of a product. Returns the verdict's node."""
         node = site.node
-        x, addend = (self._renewed.get(one, one) for one in (site.x, site.addend))  # type: ignore[arg-type]
-        args = (x, site.weight, addend, *self._places[key])
-        options = {
-            "inner_first": site.inner_first,
-            "alpha": site.alpha,
-            "beta": site.beta,
-            "correct": correct,
-        }
+        op, args, options = site.call(scheme, correct, self._places[key])
+        args, options = pytree.tree_map(self._current, (args, options))
         with self._graph.inserting_before(node):
-            call = self._call(torch.ops.proa.checked_linear.default, args, options, node)
+            call = self._call(op, args, options, node)
             out, verdict = (self._item(call, i) for i in range(2))
         node.replace_all_uses_with(out)
         self._graph.erase_node(node)
         self._renewed[node] = out
         return verdict
+
+    def _current(self, arg: Any) -> Any:
+        """A product that was replaced may be the input of a later one."""
+        return self._renewed.get(arg, arg) if isinstance(arg, Node) else arg
 
     def _call(self, op: Any, args: tuple[Any, ...], options: Any, old: Node | None = None) -> Node:
         node = self._graph.call_function(op, args, options)

@@ -1,0 +1,20 @@
+"""How the check values of a convolution are computed on a CPU, by a simple cost rule.
+
+They are a convolution with the checksums as kernel, two channels per tile. A library computes as
+many channels as a vector has lanes at least, so few channels are dear. Where that costs more the
+sums over the channels come first, one product per tap of the kernel, and are then shifted and
+added. Constants from measurement (AVX-512, torch 2.13: docs/abft.md); a wrong guess costs time.
+"""
+
+from __future__ import annotations
+
+LANES = 16
+SHIFT = 30  # cost of writing, shifting and adding one value, in multiplications
+
+
+def sums_first(channels: int, checks: int, taps: int, places_in: int, places_out: int) -> bool:
+    """Whether to sum over `channels` (of one group) before the `taps` of the kernel are added.
+    `checks`: check values of one group at one place."""
+    thin = -(-checks // LANES) * LANES * taps * channels * places_out
+    shift = SHIFT if taps > 1 else 0
+    return checks * taps * (channels + shift) * places_in <= thin

@@ -1,0 +1,130 @@
+"""The clean path: sums, checksums and limits of all rows in fp32, with one pass over the results.
+
+The norm |C| of T2 would be a second pass, so a sieve comes first whose limit is never above T2:
+without |C|, and with u + v > max(u, v) nowhere. What it passes T2 passes; what it does not has
+the norm taken and T2 asked.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from proa_kernels.checksum import ramp
+from proa_kernels.rowcheck import config
+from proa_kernels.rowcheck.product import Product, Tiling
+
+SQUARES_AT_ONCE = 1 << 18  # values: 1 MiB
+
+
+class Screen:
+    """Residuals `[B, T, 2, P]` of one product's accumulators, and their limits."""
+
+    def __init__(self, product: Product, acc_BNP: torch.Tensor) -> None:
+        self._product, self._acc = product, acc_BNP
+        tiling = product.tiling
+        self._checks = product.checksums()
+        size_BGP = product.squares().sqrt_()
+        if size_BGP.shape[1] > 1 and tiling.per_group > 1:
+            size_BGP = size_BGP.repeat_interleave(tiling.per_group, 1)
+        self._size = size_BGP
+        # In units of |a|: |W|_F / sqrt K, and |c| / sqrt K of both checksums.
+        self._units_T3 = product.scales / math.sqrt(product.inner)
+        sums, self._bias_T = tile_sums(acc_BNP, tiling), None
+        if product.bias is not None:
+            bias_1N1 = product.bias[None, :, None]
+            sums -= tile_sums(bias_1N1.double(), tiling).float()
+            self._bias_T = tile_squares(bias_1N1, tiling).sqrt_()
+        self.residual = sums.sub_(self._checks)
+
+    def sieve(self) -> torch.Tensor:
+        """Ratios of residuals to a limit at or below T2; NaN where something is NaN or Inf."""
+        inner = self._product.inner
+        noise, split = config.noise(inner), config.split_floor(inner)
+        size = self._size.unsqueeze(2)
+        small = (2.0 * noise * self._units_T3[:, :1] + split).float()  # beside |check|
+        large = (noise * self._units_T3[:, 1:]).float() + small  # beside |a| |c| / sqrt K
+        limit = torch.add(size * small[..., None], self._checks.abs(), alpha=noise)
+        limit = torch.maximum(limit, size * large[..., None], out=limit)
+        return self._ratio(limit.add_(config.floor(inner)))
+
+    def ratio(self) -> torch.Tensor:
+        """Ratios of residuals to T2, which needs one more pass over the accumulators."""
+        inner = self._product.inner
+        size = self._size.unsqueeze(2)
+        bound = tile_squares(self._acc, self._product.tiling).sqrt_().unsqueeze(2)
+        bound = torch.maximum(bound, size * self._units_T3[:, :1].float()[..., None])
+        if self._bias_T is not None:
+            bound = torch.maximum(bound, self._bias_T.unsqueeze(2))
+        limit = torch.maximum(self._checks.abs(), size * self._units_T3[:, 1:].float()[..., None])
+        limit = limit.add_(bound, alpha=2.0).mul_(config.noise(inner))
+        limit = limit.add_(size, alpha=config.split_floor(inner)).add_(config.floor(inner))
+        # |C|^2 may be Inf where C is not, and would let all pass: 0 Inf is NaN, which does not.
+        return self._ratio(limit).add_(limit.mul(0.0))
+
+    def _ratio(self, limit: torch.Tensor) -> torch.Tensor:
+        # A limit of Inf would pass all. It is one where |a| is, or a scale; a check value of Inf
+        # is in the residual, too. 0 Inf is NaN.
+        unsafe = self._size * self._units_T3.sum().mul(0.0).float()
+        return self.residual.abs().div_(limit).add_(unsafe.unsqueeze(2))
+
+
+def limits(
+    norms_RT: torch.Tensor,
+    size_R: torch.Tensor,
+    checks_RT2: torch.Tensor,
+    scales_T3: torch.Tensor,
+    inner: int,
+) -> torch.Tensor:
+    """T2 of rows, `[R, T, 2]`, in the dtype given; `norms_RT` counts the bias."""
+    expected_RT3 = size_R[:, None, None] * (scales_T3 / math.sqrt(inner))
+    bound_RT = torch.maximum(norms_RT, expected_RT3[..., 0])
+    weighed_RT2 = torch.maximum(checks_RT2.abs(), expected_RT3[..., 1:])
+    floor_R = config.floor(inner) + config.split_floor(inner) * size_R
+    limit_RT2 = config.noise(inner) * (2.0 * bound_RT[..., None] + weighed_RT2)
+    return limit_RT2 + floor_R[:, None, None]
+
+
+def tile_sums(acc_BNP: torch.Tensor, tiling: Tiling) -> torch.Tensor:
+    """Both sums of each row in each tile, `[B, T, 2, P]`."""
+    found = []
+    for start, count, width in tiling.runs():
+        ramp_2J = ramp(width, acc_BNP.dtype, acc_BNP.device)
+        part = _run(acc_BNP, start, count, width)  # [B, count, J, P]
+        batch, _, _, places = part.shape
+        if width == 1:
+            found.append(part * ramp_2J)
+        elif places == 1:
+            found.append((part.squeeze(3) @ ramp_2J.T).unsqueeze(3))
+        else:
+            # One image and tile is a matrix; the ramp is on its left.
+            flat = part.flatten(0, 1) if count > 1 else part.squeeze(1)
+            sums = torch.bmm(ramp_2J.expand(len(flat), 2, width), flat)
+            found.append(sums.view(batch, count, 2, places))
+    return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+def squares_of(values_BNP: torch.Tensor, groups: int = 1) -> torch.Tensor:
+    """Sums of squares over the columns of each group, `[B, G, P]`, in parts that fit a cache."""
+    batch, columns, places = values_BNP.shape
+    out = values_BNP.new_empty(batch, groups, places)
+    step = max(1, SQUARES_AT_ONCE // max(1, columns * places))
+    for start in range(0, batch, step):
+        part = values_BNP[start : start + step].square()
+        part = part.view(len(part), groups, -1, places)
+        torch.sum(part, 2, out=out[start : start + step])
+    return out
+
+
+def tile_squares(acc_BNP: torch.Tensor, tiling: Tiling) -> torch.Tensor:
+    """Sums of squares of each row in each tile, `[B, T, P]`."""
+    parts = [_run(acc_BNP, *run).square().sum(2) for run in tiling.runs()]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _run(acc_BNP: torch.Tensor, start: int, count: int, width: int) -> torch.Tensor:
+    part = acc_BNP[:, start : start + count * width]
+    if count == 1:
+        return part.unsqueeze(1)
+    return part.reshape(len(part), count, width, -1)
