@@ -39,6 +39,10 @@ class Backend(Protocol):
         """What is not ready, each with its reason; empty in the steady state."""
         ...
 
+    async def quarantined(self, model: str) -> list[str]:
+        """The lines of `waiting_for` that are of workers in quarantine: out on purpose."""
+        ...
+
     async def prepare(self, hits: Sequence[Hit]) -> None:
         """Do what would delay the injections. Errors: NotSupported for what cannot be done here."""
         ...

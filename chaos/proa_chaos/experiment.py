@@ -12,6 +12,8 @@ PROA, CHAOS_MESH = "proa", "chaos-mesh"
 MODES = ("one", "all", "fixed", "fixed-percent", "random-max-percent")
 SITES = ("output", "weight", "activation")
 PHASES = ("before", "during", "after")
+PROTECTIONS = ("none", "detect", "correct")
+"""The modes of `protection`, each with all that the one before it does."""
 ALL = "all"
 """The phases together, where a probe looks at the whole run."""
 
@@ -163,7 +165,7 @@ class Guard:
 @dataclass(frozen=True)
 class Experiment:
     """One experiment. `expected`: the verdict that the library's test wants; `pool`: the
-    redundancy.pool that it needs, if any."""
+    redundancy.pool that it needs, if any; `protection`: the least protection.mode."""
 
     name: str
     title: str
@@ -175,4 +177,5 @@ class Experiment:
     guards: tuple[Guard, ...] = ()
     expected: str = "Pass"
     pool: str | None = None
+    protection: str = PROTECTIONS[0]
     path: Path = Path()

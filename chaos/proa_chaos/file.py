@@ -23,7 +23,15 @@ from proa.spec.readers import (
 )
 from proa.spec.section import Section, read_file
 from proa_chaos.durations import duration
-from proa_chaos.experiment import ALL, PHASES, Experiment, Guard, Probe, Workload
+from proa_chaos.experiment import (
+    ALL,
+    PHASES,
+    PROTECTIONS,
+    Experiment,
+    Guard,
+    Probe,
+    Workload,
+)
 from proa_chaos.file_faults import FAULT, FAULT_S_MAX, NAMES
 from proa_chaos.measures import ERRORS, MEASURES
 
@@ -166,14 +174,16 @@ def _some_hypothesis(section: Section, found: Mapping[str, Any]) -> None:
 
 
 REQUIRES = table(
-    _values, Field("pool", one_of(("shared", "dedicated")), None, "redundancy.pool of the model")
+    _values,
+    Field("pool", one_of(("shared", "dedicated")), None, "redundancy.pool of the model"),
+    Field("protection", one_of(PROTECTIONS), PROTECTIONS[0], "its protection.mode, at least"),
 )
 SPEC = table(
     _values,
     Field("title", text, NEEDED, "a line"),
     Field("description", text, NEEDED, "what the experiment teaches"),
     Field("tags", NAMES, (), "words to find it by"),
-    Field("requires", REQUIRES, {"pool": None}, "what the model must be like"),
+    Field("requires", REQUIRES, {}, "what the model must be like"),
     Field("workload", WORKLOAD, Workload(), "the load"),
     Field("faults", list_of(FAULT, FAULTS_MAX), (), "what is broken, and when"),
     Field("hypothesis", list_of(PROBE, PROBES_MAX), NEEDED, "what holds nevertheless"),
@@ -186,7 +196,7 @@ METADATA = table(_values, Field("name", NAME, NEEDED, "of the experiment"))
 
 def _experiment(metadata: Mapping[str, str], spec: Mapping[str, Any], **_: str) -> Experiment:
     rest = {key: value for key, value in spec.items() if key != "requires"}
-    return Experiment(name=metadata["name"], pool=spec["requires"]["pool"], **rest)
+    return Experiment(name=metadata["name"], **spec["requires"], **rest)
 
 
 EXPERIMENT = table(

@@ -8,7 +8,7 @@ from proa.client import AsyncClient
 from proa.errors import ProaError
 from proa.load import DROPPED, Outcome, poisson_schedule, run_open_loop
 from proa_chaos.experiment import PHASES, Workload
-from proa_chaos.measures import Observations, Sample
+from proa_chaos.measures import REPAIRED, Observations, Sample
 from proa_chaos.queries import Queries
 
 # Of a request that was never sent, because inflightMax were open.
@@ -68,4 +68,5 @@ class Load:
             source=answer.source,
             wrong=self._queries.is_wrong(index, answer),
             right=self._queries.is_right(index, answer),
+            repaired=answer.abft == REPAIRED,
         )  # fmt: skip

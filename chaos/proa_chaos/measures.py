@@ -12,6 +12,8 @@ from proa_chaos.experiment import ALL
 
 RECONSTRUCTED = "reconstructed"
 ERRORS = "errors"
+QUARANTINED = "quarantined"
+REPAIRED = "repaired"
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Sample:
 
     latency_s: from then on. status: of the failure, empty if answered. wrong: an answer that is not
     marked reconstructed and yet differs from the reference. right: its arg-max is the label's, or
-    the reference's.
+    the reference's. repaired: the worker found a wrong product in it, and made it right.
     """
 
     phase: str
@@ -31,6 +33,7 @@ class Sample:
     error: str = ""
     wrong: bool = False
     right: bool = False
+    repaired: bool = False
 
     @property
     def ok(self) -> bool:
@@ -39,11 +42,13 @@ class Sample:
 
 @dataclass
 class Observations:
-    """What was seen so far. recovery_s: from the end of the faults until all was ready again."""
+    """What was seen so far. recovery_s: from the end of the faults until all was ready again.
+    quarantined: so many workers were in quarantine at the end of each phase."""
 
     deadline_s: float
     samples: list[Sample] = field(default_factory=list)
     recovery_s: float | None = None
+    quarantined: dict[str, int] = field(default_factory=dict)
 
     def of(self, phase: str) -> list[Sample]:
         """The samples of a phase, or of all."""
@@ -53,6 +58,9 @@ class Observations:
         """A measure of a phase; None where there is nothing to measure."""
         if name == "recoveryS":
             return self.recovery_s
+        if name == QUARANTINED:
+            found = [n for of, n in self.quarantined.items() if phase in (ALL, of)]
+            return float(max(found)) if found else None
         return measure(name, self.of(phase), self.deadline_s)
 
 
@@ -135,5 +143,9 @@ MEASURES: Mapping[str, Measure] = {
     "redundant": _count(_redundant),
     "redundantPercent": _percent(_redundant, _answered),
     ERRORS: _count(_failed),
-    "recoveryS": lambda _samples, _deadline_s: None,  # of the run, not of its requests
+    REPAIRED: _count(lambda s: s.repaired),
+    "repairedPercent": _percent(lambda s: s.repaired, _answered),
+    # Of the run, not of its requests.
+    QUARANTINED: lambda _samples, _deadline_s: None,
+    "recoveryS": lambda _samples, _deadline_s: None,
 }

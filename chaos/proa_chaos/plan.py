@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proa.errors import InvalidRequest
-from proa_chaos.experiment import Experiment, Fault
+from proa_chaos.experiment import PROTECTIONS, Experiment, Fault
 from proa_chaos.selection import PARITY_ROLE, Target, choose
 
 HITS_MAX = 512
@@ -40,6 +40,7 @@ def plan(experiment: Experiment, targets: Sequence[Target], seed: int) -> list[H
     """All hits, in the order of their start. Errors: InvalidRequest, naming the fault, or the key
     of `requires` that does not hold."""
     _check_pool(experiment.pool, targets)
+    _check_protection(experiment.protection, targets)
     hits: list[Hit] = []
     for number, fault in enumerate(experiment.faults):
         dice = random.Random(f"{seed} {number}")  # noqa: S311 - must be repeatable
@@ -58,6 +59,16 @@ def _check_pool(wanted: str | None, targets: Sequence[Target]) -> None:
         raise InvalidRequest(
             f"spec.requires.pool: this experiment is for a model with redundancy.pool {wanted!r};"
             f" this one has {found!r}"
+        )
+
+
+def _check_protection(wanted: str, targets: Sequence[Target]) -> None:
+    """Targets are of one model, and its workers are all protected alike."""
+    found = max((PROTECTIONS.index(target.protection) for target in targets), default=0)
+    if found < PROTECTIONS.index(wanted):
+        raise InvalidRequest(
+            f"spec.requires.protection: this experiment is for a model with protection.mode"
+            f" {wanted!r}; this one has {PROTECTIONS[found]!r}"
         )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from proa.client import AsyncClient, Tls
-from proa.errors import ProaError
+from proa.errors import ProaError, Unavailable
 from proa_chaos.backend import Backend
 from proa_chaos.blast import check_blast
 from proa_chaos.events import Event, Tell, tell_nobody
@@ -15,7 +16,7 @@ from proa_chaos.experiment import Experiment
 from proa_chaos.faults import Faults
 from proa_chaos.hypothesis import Finding, judge, judge_window, probes_of
 from proa_chaos.load import Load
-from proa_chaos.measures import Observations, measure
+from proa_chaos.measures import QUARANTINED, Observations, measure
 from proa_chaos.plan import Hit, plan
 from proa_chaos.queries import prepare_queries
 from proa_chaos.result import Phase, Result, Steady, Verdict
@@ -149,6 +150,14 @@ class Runner:
         finally:
             ticking.cancel()
             self._result.phases[name] = (begin_s, self._elapsed_s())
+        await self._count_quarantined(name)
+
+    async def _count_quarantined(self, phase: str) -> None:
+        """Where a probe asks for it: a frontend that is away would keep us waiting."""
+        if any(probe.measure == QUARANTINED for probe in self._experiment.hypothesis):
+            with contextlib.suppress(Unavailable):  # not measured, so not met
+                out = await self._backend.quarantined(self._model)
+                self._seen.quarantined[phase] = len(out)
 
     async def _during(self, phase: str, start_s: float, load: Load, faults: Faults) -> None:
         try:
@@ -178,7 +187,7 @@ class Runner:
 
     async def _recover(self) -> None:
         begin_s = self._elapsed_s()
-        waiting = await self._until_ready(self._experiment.workload.recovery_s)
+        waiting = await self._until_ready(self._experiment.workload.recovery_s, after=True)
         if waiting:
             step = f"steady state after: {'; '.join(waiting)}"
             self._result.after = Steady(
@@ -188,18 +197,28 @@ class Runner:
         self._seen.recovery_s = self._elapsed_s() - begin_s
         self._note("recovery", f"all ready {self._seen.recovery_s:.1f} s after the faults")
 
-    async def _until_ready(self, limit_s: float) -> tuple[str, ...]:
-        """Wait for the steady state; what is still missing after `limit_s`."""
+    async def _until_ready(self, limit_s: float, *, after: bool = False) -> tuple[str, ...]:
+        """Wait for the steady state; what is still missing after `limit_s`. `after` the faults a
+        worker in quarantine is not missing: it stays out for longer than any experiment."""
         end_s = self._elapsed_s() + limit_s
         before: tuple[str, ...] = ()
         while True:
             waiting = tuple(await self._backend.waiting_for(self._model))
+            if waiting and after:
+                waiting = await self._besides_quarantined(waiting)
             if not waiting or self._elapsed_s() > end_s:
                 return waiting
             if waiting != before:
                 self._note("waiting", "; ".join(waiting))
             before = waiting
             await asyncio.sleep(READY_POLL_S)
+
+    async def _besides_quarantined(self, waiting: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            out = await self._backend.quarantined(self._model)
+        except Unavailable:  # the frontend itself is missing, as `waiting` says
+            return waiting
+        return tuple(line for line in waiting if line not in out)
 
     def _judge(self, phase: str) -> list[Finding]:
         """Judge what can be judged after `phase`."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proa.errors import InvalidRequest
-from proa_chaos.experiment import Choice, Expression, Selector
+from proa_chaos.experiment import PROTECTIONS, Choice, Expression, Selector
 
 ROLE, MODEL = "proa.dev/role", "proa.dev/model"
 PARITY_ROLE = "parity-worker"  # of the workers of a dedicated pool
@@ -18,7 +18,8 @@ SHOWN_MAX = 20  # targets that an error names
 class Target:
     """A process or pod that faults can hit. `domain`: what fails together with it (its node).
 
-    `node`: where that is not the domain, the name that a selector's `nodes` means.
+    `node`: where that is not the domain, the name that a selector's `nodes` means. `protection`: of
+    a worker, the protection.mode of its model.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Target:
     namespace: str = "local"
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     node: str = ""
+    protection: str = PROTECTIONS[0]
 
     @property
     def machine(self) -> str:

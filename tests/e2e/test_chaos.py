@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,15 +39,20 @@ pytestmark = [pytest.mark.triton, pytest.mark.timeout(400)]
 
 LIBRARY = Path(__file__).resolve().parents[2] / "chaos" / "experiments"
 WORKERS = 4
+STORM = "every-worker-alarms"
 # More than r failures at once: the guard lets these pass with --force only.
-BEYOND = {"double-failure"}
+BEYOND = {"double-failure", STORM}
+# So short that one experiment leaves nobody in quarantine for the next one's steady state.
+PROTECTION = {"mode": "correct", "quarantineWindowMinutes": 0.15}
 TTL_S = 6
+CAPPED = "proa_abft_quarantine_capped_total"
 
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("chaos")
-    with started(folder, write_tiny_spec(folder), workers=WORKERS) as running:
+    spec = write_tiny_spec(folder, protection=PROTECTION)
+    with started(folder, spec, workers=WORKERS) as running:
         yield running
 
 
@@ -64,16 +70,24 @@ def library(pool: str) -> list[Any]:
 @pytest.mark.parametrize("path", library("shared"))
 def test_an_experiment_of_the_library_has_its_verdict(up: Up, path: Path) -> None:
     force = ["--force"] if path.stem in BEYOND else []
+    before = metric(up, CAPPED)
     check_run(up, path, load_experiment(path), *force)
+    assert (metric(up, CAPPED) > before) == (path.stem == STORM)
+    assert metric(up, "proa_abft_quarantined") <= 1
+
+
+def metric(up: Up, name: str) -> float:
+    """The sum of the frontend's samples of that name."""
+    url = f"http://{read_run(up.run_dir).admin_address}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{"))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("path", library("dedicated"))
 def test_an_experiment_for_a_dedicated_pool_has_its_verdict(path: Path, tmp_path: Path) -> None:
-    spec = write_tiny_spec(tmp_path)
-    document = yaml.safe_load(spec.read_text(encoding="utf-8"))
-    document["spec"]["redundancy"]["pool"] = "dedicated"
-    spec.write_text(yaml.safe_dump(document), encoding="utf-8")
+    spec = write_tiny_spec(tmp_path, redundancy={"pool": "dedicated"})
     with started(tmp_path, spec, workers=WORKERS) as running:
         check_run(running, path, load_experiment(path))
 
@@ -207,7 +221,11 @@ async def test_the_backend_for_clusters_slows_a_real_worker_down(up: Up, tmp_pat
 async def acts_and_ends(place: KubernetesBackend) -> None:
     """`slow` at one worker: until it is ended, and until its time is up."""
     assert await place.models() == ("tiny",)
-    assert await place.waiting_for("tiny") == []
+
+    async def ready() -> bool:
+        return not await place.waiting_for("tiny")
+
+    await until(ready)  # an earlier experiment may have left a worker in quarantine
     chosen = Choice(Selector(labels={ROLE: "worker"}))
     slow = Fault("slow", "slow", chosen, parameters=Parameters(delay_ms=700))
     trial = Experiment("trial", "t", "d", (), (slow,))

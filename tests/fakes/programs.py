@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -98,8 +100,16 @@ def coded_model(
     )
 
 
-def write_tiny_spec(folder: Path) -> Path:
-    """`tiny`, a linear model that is its own parity model: reconstructions are exact."""
+def write_tiny_spec(
+    folder: Path,
+    *,
+    redundancy: Mapping[str, Any] | None = None,
+    protection: Mapping[str, Any] | None = None,
+) -> Path:
+    """`tiny`, a linear model that is its own parity model: reconstructions are exact.
+
+    `redundancy`: changes of that section. `protection`: that section.
+    """
     export(Linear(), folder / "deployed.pt2")
     tensors = [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in (INPUT, OUTPUT)]
     document = {
@@ -111,7 +121,11 @@ def write_tiny_spec(folder: Path) -> Path:
                 "program": "deployed.pt2", "maxBatch": 4,
                 "inputs": tensors[:1], "outputs": tensors[1:],
             },
-            "redundancy": {"policy": "auto", "parity": {"2": ["deployed.pt2"]}, "placement": "pod"},
+            "redundancy": {
+                "policy": "auto", "parity": {"2": ["deployed.pt2"]}, "placement": "pod",
+                **(redundancy or {}),
+            },
+            **({"protection": dict(protection)} if protection else {}),
         },
     }  # fmt: skip
     path = folder / "tiny.yaml"

@@ -75,9 +75,9 @@ class Release:
 
 
 @contextlib.asynccontextmanager
-async def release(folder: Path, **settings: Any) -> AsyncIterator[Release]:
-    """`settings`: of the frontend. Its workers are up."""
-    spec = write_spec(folder)
+async def release(folder: Path, *, protection: str = "", **settings: Any) -> AsyncIterator[Release]:
+    """`settings`: of the frontend; `protection`: of the spec. Its workers are up."""
+    spec = write_spec(folder, protection=protection)
     source = FakeSource()
     async with contextlib.AsyncExitStack() as stack:
         kube = await stack.enter_async_context(fake_kube())

@@ -7,11 +7,12 @@ from dataclasses import replace
 from fakes.store_faults import Mix
 from proa.store.protocol import messages as ms
 from proa.store.protocol.agent import Agent
+from proa.store.protocol.coded import Coded
 from proa.store.protocol.layout import Block
 from proa.store.protocol.log import Entry
 from proa.store.protocol.owned import Owned
 from proa.store.protocol.owner import Owner
-from proa.store.protocol.parity import Coded, Parity
+from proa.store.protocol.parity import Parity
 from proa.store.protocol.shipping import Shipping
 
 

@@ -24,6 +24,7 @@ CONFIG = StoreConfig(
     detect_s=0.07,
     map_ttl_s=0.05,
     sweep_rows=2,
+    open_blocks=1,
     sweep_blocks=2,
     joins_max=2,
     decode_tries=3,

@@ -174,6 +174,26 @@ def test_another_code_rolls_the_workers_that_packed_the_old_one() -> None:
     assert templates(SPEC) != templates(over(SPEC, {"redundancy": {"k": 3}}))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "rolls"),
+    [
+        ("mode", "correct", True),
+        ("plan", "plan.json", True),
+        ("onFault", "answer", True),
+        ("scheme", "dup", True),
+        ("quarantineAfter", 3, False),
+    ],
+)
+def test_what_is_packed_of_the_protection_rolls_workers(key: str, value: Any, rolls: bool) -> None:
+    before, after = (
+        templates(over(SPEC, {"protection": {"mode": "detect", **more}}))
+        for more in ({}, {key: value})
+    )
+    assert [name for name in before if before[name] != after[name]] == [
+        "demo-proa-worker-a"
+    ] * rolls
+
+
 def test_gpu() -> None:
     gpu = {"count": 2, "product": "NVIDIA-H200", "runtimeClassName": "nvidia"}
     found = pod(with_model(workers={"mode": "gpu", "gpu": gpu}))

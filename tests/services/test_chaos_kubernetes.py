@@ -237,6 +237,31 @@ async def test_targets_are_pods_with_nodes_and_labels(tmp_path: Path) -> None:
         assert (by_name["w1"].domain, by_name["w1"].node) == ("node-of-w1", "node-of-w1")
         assert (by_name["w1"].role, by_name["w1"].model) == ("worker", "digits")
         assert by_name["w1"].namespace == "models"
+        assert by_name["w1"].protection == "none"
+        await found.close()
+
+
+async def test_the_frontend_tells_of_protection_and_quarantine(tmp_path: Path) -> None:
+    protection = "mode: correct, quarantineAfter: 1"
+    async with (
+        release(tmp_path, protection=protection) as there,
+        Connection(there.access) as connection,
+    ):
+        found = await backend(there, connection)
+        by_name = {target.name: target for target in await found.targets("digits")}
+        assert by_name["w1"].protection == "correct"
+        assert by_name["frontend"].protection == "none"
+        assert await found.quarantined("digits") == []
+        there.workers["w1"].verdict = (24, 1, 1, 0, 9.0, 1, 0, 3)  # repaired, says its canary
+
+        async def out() -> bool:
+            return bool(await found.quarantined("digits"))
+
+        await until(out)
+        (line,) = await found.quarantined("digits")
+        assert line.startswith("worker w1 is quarantined: 1 fault")
+        there.workers["w1"].verdict = (24, 0, 0, 0, 0.2, 1, -1, -1)
+        assert any(one.startswith("worker w1 is quar") for one in await found.waiting_for("digits"))
         await found.close()
 
 

@@ -57,6 +57,7 @@ class FakePlace:
         self.server = server
         self.address = server.address
         self.waiting = []
+        self.quarantine = []
         self.calls = []
         self.announced = []
         self.lacks = None
@@ -71,6 +72,9 @@ class FakePlace:
 
     async def waiting_for(self, model):
         return self.waiting
+
+    async def quarantined(self, model):
+        return self.quarantine
 
     async def prepare(self, hits):
         self.calls.append(("prepare", len(hits)))
@@ -180,6 +184,23 @@ async def test_what_does_not_recover_fails(place):
     assert result.fail_step == "steady state after: worker-0 is starting"
     assert result.after is not None
     assert not result.after.met
+
+
+async def test_who_is_in_quarantine_afterwards_is_not_missing(place):
+    def spoil(event):
+        if event.kind == "fault":
+            place.waiting = place.quarantine = ["worker-0 is quarantined: 2 faults in 60 min"]
+
+    during = Probe("quarantined", "during", at_least=1.0, at_most=1.0)
+    before = Probe("quarantined", "before", at_most=0.0)
+    result = await run(place, trial(NOTHING_WRONG, before, during), tell=spoil)
+    assert result.verdict is Verdict.PASS, result.fail_step
+    assert result.seen.quarantined == {"before": 0, "during": 1, "after": 1}
+    assert result.seen.measure("quarantined", "all") == 1
+    again = await run(place, trial(NOTHING_WRONG), ready_s_max=0.1)
+    assert again.verdict is Verdict.FAIL
+    assert again.fail_step == f"steady state before: {place.waiting[0]}"
+    assert again.seen.quarantined == {}, "nobody asked"
 
 
 async def test_a_breached_guard_stops_it_and_rolls_back(place):

@@ -144,6 +144,17 @@ async def test_a_worker_that_sends_what_it_calls_wrong_is_not_believed(tmp_path:
         assert await served.metric("proa_abft_faults_total", worker="w0", kind="failed") >= 1
 
 
+async def test_a_wrong_answer_is_marked_where_the_spec_wants_it(tmp_path: Path):
+    (worker,) = found = checking(1)
+    protection = "mode: detect, onFault: answer"
+    async with cluster(
+        tmp_path, "policy: retry", fakes=found, protection=protection, canary_s=QUIET_S
+    ) as served:
+        worker.verdict = FAILED
+        assert (await ask(served)).abft == "failed"
+        assert await served.metric("proa_abft_faults_total", worker="w0", kind="failed") == 1
+
+
 async def test_a_reconstruction_has_no_verdict(tmp_path: Path):
     async with cluster(
         tmp_path, "policy: parity, k: 2, patience: first", fakes=checking(3)

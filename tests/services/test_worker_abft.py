@@ -30,12 +30,16 @@ CHECKS, ALARMS, REPAIRED = range(3)
 
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
-    """Hosts `correct` and `detect`: the same network, protected so."""
+    """Hosts `correct`, `detect` and `answer`, which detects: the same network, protected so."""
     folder = tmp_path_factory.mktemp("worker")
     network = export(Perceptron(), folder / "network.pt2")
-    for mode in ("correct", "detect"):
-        spec = coded_model(folder, network, name=mode)
-        pack(replace(spec, protection=ProtectionSpec(mode)), folder / "repo", faults=True)
+    for name, protection in (
+        ("correct", ProtectionSpec("correct")),
+        ("detect", ProtectionSpec("detect")),
+        ("answer", ProtectionSpec("detect", on_fault="answer")),
+    ):
+        spec = coded_model(folder, network, name=name)
+        pack(replace(spec, protection=protection), folder / "repo", faults=True)
     with WorkerProcess(folder / "repo", folder, CANARY_S="600") as found:
         yield found
 
@@ -111,6 +115,15 @@ def test_detect_fails_the_request_and_names_the_layer(client: Any) -> None:
     _, report = ask(client, "detect")
     assert report is not None
     assert report[0, ALARMS] == 0
+
+
+def test_a_wrong_answer_is_sent_where_the_spec_wants_it(client: Any) -> None:
+    clean, _ = ask(client, "answer")
+    inject(client, **flips(faults_pb2.ACTIVATION))
+    wrong, report = ask(client, "answer")
+    assert not np.array_equal(wrong, clean)
+    assert report is not None
+    assert report[0, ALARMS] > report[0, REPAIRED] == 0
 
 
 def test_weights_that_change_in_memory(client: Any) -> None:

@@ -104,6 +104,12 @@ BAD = [
         6,
         "spec.requires.pool: 'any' is",
     ),
+    (
+        "  title: a line",
+        "  title: a line\n  requires: {protection: repair}",
+        6,
+        "spec.requires.protection: 'repair' is not one of none, detect, correct",
+    ),
     ("  title: a line", "  title: a line\n  requires: {k: 2}", 6, "spec.requires.k: unknown key"),
     (
         "action: slow",

@@ -16,7 +16,7 @@ def observed():
         Sample("before", i / 10, (i + 1) / 100, source="worker", right=True) for i in range(10)
     ]
     during = [
-        Sample("during", 1.0, 0.03, source="worker", right=True),
+        Sample("during", 1.0, 0.03, source="worker", right=True, repaired=True),
         Sample("during", 1.1, 0.03, source="worker", wrong=True),
         Sample("during", 1.2, 0.05, source="hedge", right=True),
         Sample("during", 1.3, 0.06, source="reconstructed", right=True),
@@ -25,7 +25,7 @@ def observed():
         Sample("during", 1.6, 1.5, status="DEADLINE_EXCEEDED"),
         Sample("during", 1.7, 1.5, status="DEADLINE_EXCEEDED"),
     ]
-    return Observations(2.0, [*before, *during], recovery_s=4.0)
+    return Observations(2.0, [*before, *during], 4.0, {"before": 0, "during": 2})
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,8 @@ def observed():
         ("accuracy", "before", 1.0), ("accuracy", "during", 0.6), ("accuracy", "after", None),
         ("reconstructed", "during", 2.0), ("reconstructedPercent", "during", 40.0),
         ("redundant", "during", 3.0), ("redundantPercent", "during", 60.0),
+        ("repaired", "during", 1.0), ("repairedPercent", "during", 20.0),
+        ("quarantined", "during", 2.0), ("quarantined", "all", 2.0), ("quarantined", "after", None),
         ("p99Ms", "after", None), ("failedPercent", "after", None), ("recoveryS", "after", 4.0),
     ],
 )  # fmt: skip

@@ -90,7 +90,7 @@ def fault(name="f", choice=None, action="slow", **rest):
     return Fault(name, action, choice or Choice(ANY_WORKER), **rest)
 
 
-def trial(*faults, during_s=5.0):
+def trial(*faults, during_s=5.0, **more):
     return Experiment(
         "trial",
         "t",
@@ -98,6 +98,7 @@ def trial(*faults, during_s=5.0):
         (Probe("failed", at_most=0.0),),
         faults,
         workload=Workload(during_s=during_s),
+        **more,
     )
 
 
@@ -231,6 +232,20 @@ def test_an_experiment_says_which_pool_it_is_for():
     for pool, targets in (("dedicated", TARGETS), ("shared", (*TARGETS, *PARITY))):
         with pytest.raises(InvalidRequest, match=rf"spec\.requires\.pool: .* '{pool}'; this one"):
             plan(replace(lost, pool=pool), targets, 0)
+
+
+@pytest.mark.parametrize("wanted", ["none", "detect", "correct"])
+@pytest.mark.parametrize("found", ["none", "detect", "correct"])
+def test_an_experiment_says_which_protection_it_needs_at_least(wanted, found):
+    flips = trial(fault("flips", Choice(), "bitflip"), protection=wanted)
+    targets = [replace(t, protection=found if t.role == "worker" else "none") for t in TARGETS]
+    modes = ("none", "detect", "correct")
+    if modes.index(found) >= modes.index(wanted):
+        assert plan(flips, targets, 0)
+        return
+    words = rf"spec\.requires\.protection: .* '{wanted}'; this one has '{found}'"
+    with pytest.raises(InvalidRequest, match=words):
+        plan(flips, targets, 0)
 
 
 def test_a_drain_hits_all_that_is_on_the_node_of_who_is_chosen():

@@ -117,7 +117,7 @@ def test_values_arrive_where_they_belong(tmp_path: Path):
      hedge: {{delayMs: 7.5, budgetPercent: 0}},
      parity: {{"2": [two.pt2], "3": [{{program: sub/three.pt2, sha256: {SHA}}}, three-b.pt2]}}}}
   protection: {{mode: correct, strict: true, quarantineAfter: 3, quarantineWindowMinutes: 0.5,
-     quarantinePercentMax: 0}}
+     quarantinePercentMax: 0, plan: plans/p.json, maxOverheadPercent: 2.5, onFault: answer}}
   slo: {{latencyMs: 20, percentile: 99, defaultDeadlineMs: 250}}
 """
     found = loaded(tmp_path, HEAD + MODEL + text)
@@ -128,9 +128,18 @@ def test_values_arrive_where_they_belong(tmp_path: Path):
         agreement_min=1.0, hedge=HedgeSpec(7.5, 0.0),
         parity={2: (ProgramRef(tmp_path / "two.pt2"),), 3: three},
     )  # fmt: skip
-    assert found.protection == ProtectionSpec("correct", True, 3, 0.5, 0.0)
+    plan = ProgramRef(tmp_path / "plans/p.json")
+    assert found.protection == ProtectionSpec(
+        "correct", True, 3, 0.5, 0.0, plan=plan, max_overhead_percent=2.5, on_fault="answer"
+    )
     assert found.slo == SloSpec(20.0, 99.0, 250.0)
     assert list(found.programs()) == ["deployed", "parity.0", "parity.1"]
+
+
+def test_a_plan_may_be_pinned(tmp_path: Path):
+    text = f"  protection: {{plan: {{file: p.json, sha256: {SHA}}}, scheme: auto}}\n"
+    found = loaded(tmp_path, HEAD + MODEL + text).protection
+    assert found == ProtectionSpec(plan=ProgramRef(tmp_path / "p.json", SHA))
 
 
 @pytest.mark.parametrize(
@@ -276,6 +285,22 @@ CASES = {
                "10: spec.protection.strict: 'yes' is not one of true, false"),
     "quarantine": ("  redundancy:", "  protection: {quarantineAfter: 0}\n  redundancy:",
                    "10: spec.protection.quarantineAfter: 0 is out of range"),
+    "scheme": ("  redundancy:", "  protection: {scheme: none}\n  redundancy:",
+               "10: spec.protection.scheme: 'none' is not one of auto, row, tile, dup"),
+    "plan and scheme": (
+        "  redundancy:", "  protection: {plan: p.json, scheme: dup}\n  redundancy:",
+        "10: spec.protection: scheme dup leaves the plan nothing to choose; write auto"),
+    "plan hash": (
+        "  redundancy:", "  protection: {plan: {file: p.json, sha256: 7}}\n  redundancy:",
+        "10: spec.protection.plan.sha256: must be a sha256 of 64 lower-case"),
+    "plan without a file": (
+        "  redundancy:", f"  protection: {{plan: {{sha256: {SHA}}}}}\n  redundancy:",
+        "10: spec.protection.plan: missing key 'file'"),
+    "a limit without a plan": (
+        "  redundancy:", "  protection: {maxOverheadPercent: 3}\n  redundancy:",
+        "10: spec.protection: maxOverheadPercent needs a plan, whose times it sums up"),
+    "on fault": ("  redundancy:", "  protection: {onFault: hope}\n  redundancy:",
+                 "10: spec.protection.onFault: 'hope' is not one of failover, answer"),
     "backup": ("k: 2", "k: 2\n    backup: {model: small}",
                "13: spec.redundancy.backup: a backup model is not supported by this version"),
     "hedge delay": ("k: 2", "k: 2\n    hedge: {delayMs: soon}", "delayMs: 'soon' is not a number"),

@@ -42,7 +42,8 @@ WHOLE: dict[str, Any] = {
         },
         "protection": {
             "mode": "none", "strict": False, "quarantineAfter": 2, "quarantineWindowMinutes": 60,
-            "quarantinePercentMax": 20,
+            "quarantinePercentMax": 20, "scheme": "auto", "onFault": "failover",
+            "plan": {"file": "plan.json", "sha256": SHA}, "maxOverheadPercent": 3,
         },
         "slo": {"latencyMs": 50, "percentile": 99.9, "defaultDeadlineMs": 1000},
     },
@@ -252,6 +253,24 @@ def test_protection_rewrites_a_program(source: str, mode: str | None):
     assert (refusal(tree) is None, VALIDATOR.is_valid(tree)) == (sound, sound)
 
 
+@pytest.mark.parametrize(
+    ("protection", "sound"),
+    [
+        ({"plan": "p.json"}, True),
+        ({"plan": "p.json", "scheme": None, "maxOverheadPercent": 0}, True),
+        ({"scheme": "dup"}, True),
+        ({"plan": "p.json", "scheme": "row"}, False),
+        ({"plan": None, "maxOverheadPercent": 3}, False),
+        ({"maxOverheadPercent": 3}, False),
+        ({"plan": None, "scheme": "tile", "maxOverheadPercent": None}, True),
+    ],
+    ids=str,
+)
+def test_a_plan_chooses_and_has_the_times(protection: dict[str, Any], sound: bool):
+    tree = changed("protection", {"mode": "correct", **protection})
+    assert (refusal(tree) is None, VALIDATOR.is_valid(tree)) == (sound, sound)
+
+
 @pytest.mark.parametrize("key", ["inputs", "outputs"])
 @pytest.mark.parametrize("tensor", [("BYTES", [1]), ("BOOL", [2]), ("FP32", [-1])], ids=str)
 def test_parity_needs_what_can_be_added_up(key: str, tensor: tuple[str, list[int]]):
@@ -346,5 +365,5 @@ def test_nothing_unknown_gets_in():
     objects = [
         (key, schema) for key, schema in schemas(SCHEMA) if "object" in schema.get("type", ())
     ]
-    assert len(objects) == 12
+    assert len(objects) == 13
     assert [key for key, schema in objects if schema["additionalProperties"] is not False] == []

@@ -86,13 +86,15 @@ MESSAGES = {
     ms.Delta: st.builds(ms.Delta, BLOCKS, POSITION, NUMBERS, NUMBERS, ENTRIES, NUMBERS),
     ms.Ack: st.builds(ms.Ack, BLOCKS, POSITION, NUMBERS, NUMBERS, NUMBERS, st.booleans()),
     ms.Refused: st.builds(ms.Refused, SHARDS, NUMBERS),
-    ms.Fence: st.builds(ms.Fence, SHARDS, NUMBERS),
-    ms.Fenced: st.builds(ms.Fenced, SHARDS, SHARDS, NUMBERS, NUMBERS, HELD),
+    ms.Fence: st.builds(ms.Fence, SHARDS, NUMBERS, SMALL),
+    ms.Fenced: st.builds(
+        ms.Fenced, SHARDS, SHARDS, NUMBERS, NUMBERS, HELD, SMALL, st.booleans()
+    ),
     ms.Adopt: st.builds(
         ms.Adopt, SHARDS, NUMBERS,
-        st.dictionaries(PLACES, st.tuples(NUMBERS, NUMBERS), max_size=3),
+        st.dictionaries(PLACES, st.tuples(NUMBERS, NUMBERS), max_size=3), SMALL,
     ),
-    ms.Adopted: st.builds(ms.Adopted, SHARDS, SHARDS, NUMBERS, HELD),
+    ms.Adopted: st.builds(ms.Adopted, SHARDS, SHARDS, NUMBERS, HELD, SMALL),
     ms.Join: st.builds(
         ms.Join, BLOCKS, POSITION, NUMBERS, st.none() | st.tuples(NUMBERS, NUMBERS)
     ),

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
-from fakes.programs import INPUT, Perceptron, coded_model, export, write_tiny_spec
+from fakes.programs import INPUT, Linear, Perceptron, coded_model, export, write_tiny_spec
 from proa.cli.main import main
 from proa.cli.pack import coverage_lines
 from proa.errors import ProgramRefused, SpecError, Unavailable
@@ -104,24 +103,49 @@ def test_under_mean_the_parity_program_is_checked_too(tmp_path: Path) -> None:
     assert [name for name, _, _ in package.signatures()["parity.0"].outputs] == ["parity.logits"]
 
 
+class Odd(Perceptron):
+    """Begins with a product that has no check."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.ConvTranspose2d(1, 1, 1)
+
+
 def test_what_cannot_be_checked_is_named_or_refused(tmp_path: Path) -> None:
-    spec = model(tmp_path, ProtectionSpec("detect"), mixed=True)
+    spec = model(tmp_path, ProtectionSpec("detect"))
+    export(Odd(), tmp_path / "model.pt2")
     package = Package.read(pack(spec, tmp_path / "repo") / "tiny/1/package.json")
     assert package.coverage is not None
     assert package.layers() == LAYERS
     first, second = coverage_lines(package.coverage)
     assert first.startswith("detect: 2 of 3 matrix products checked, ")
-    assert second.startswith("  not conv2d (conv2d): ")
+    assert second.startswith("  not conv_transpose2d (conv_transpose2d): ")
     strict = replace(spec, protection=ProtectionSpec("detect", strict=True))
-    with pytest.raises(SpecError, match=r"spec\.protection: \S+: strict: conv2d \(conv2d\): "):
+    with pytest.raises(
+        SpecError, match=r"spec\.protection: \S+: strict: conv_transpose2d \(\S+\): "
+    ):
         pack(strict, tmp_path / "strict")
 
 
+def test_proa_pack_counts_what_it_cannot_check_and_strict_refuses_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for strict in (False, True):
+        path = write_tiny_spec(tmp_path, protection={"mode": "detect", "strict": strict})
+        export(Odd(), tmp_path / "deployed.pt2")
+        code = main(["pack", str(path), "-o", str(tmp_path / f"repo-{strict}")])
+        said = capsys.readouterr()
+        if strict:
+            assert code == 2
+            assert "strict: conv_transpose2d (conv_transpose2d): " in said.err
+        else:
+            assert code == 0
+            assert "detect: 2 of 3 matrix products checked, " in said.out
+            assert "  not conv_transpose2d (conv_transpose2d): " in said.out
+
+
 def test_pack_says_what_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_tiny_spec(tmp_path)
-    tree = yaml.safe_load(path.read_text())
-    tree["spec"]["protection"] = {"mode": "detect"}
-    path.write_text(yaml.safe_dump(tree))
+    path = write_tiny_spec(tmp_path, protection={"mode": "detect"})
     argv = ["pack", str(path), "-o", str(tmp_path / "repo")]
     assert main(argv) == 0
     said = capsys.readouterr().out.splitlines()
@@ -136,6 +160,20 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, bad: float) -> 
     spec = model(tmp_path, ProtectionSpec("correct"), bad=bad)
     with pytest.raises(ProgramRefused, match=r"spec\.model\.program: \S+: second: .*NaN or Inf"):
         pack(spec, tmp_path / "repo")
+
+
+def test_proa_pack_refuses_them_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_tiny_spec(tmp_path, protection={"mode": "correct"})
+    network = Linear()
+    with torch.no_grad():
+        network.layer.weight[1, 2] = float("nan")
+    export(network, tmp_path / "deployed.pt2")
+    assert main(["pack", str(path), "-o", str(tmp_path / "repo")]) == 1
+    said = capsys.readouterr().err
+    assert "spec.model.program" in said
+    assert "layer: " in said
+    assert "NaN or Inf" in said
+    assert not (tmp_path / "repo" / "tiny").exists()
 
 
 def test_a_program_that_is_protected_already(tmp_path: Path) -> None:

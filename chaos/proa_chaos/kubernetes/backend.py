@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from proa.api.v1 import frontend_pb2
 from proa.errors import NotSupported, ProaError, Unavailable
 from proa_chaos.blast import Pool, worker_pool
+from proa_chaos.experiment import PROTECTIONS
 from proa_chaos.inband import InBand, acting, check
 from proa_chaos.kubernetes.doors import Doors
 from proa_chaos.kubernetes.mesh import Mesh, by_mesh
@@ -16,6 +17,7 @@ from proa_chaos.kubernetes.pods import Pod, Pods
 from proa_chaos.kubernetes.removal import Removal
 from proa_chaos.plan import Hit
 from proa_chaos.selection import MODEL, ROLE, Target
+from proa_chaos.workers import in_quarantine, not_up, protection_of
 
 WORKER_ROLES = ("worker", "parity-worker")
 REMOVALS = ("kill", "drain")
@@ -66,14 +68,17 @@ class KubernetesBackend:
         # What goes missing later is a pod that has not come back.
         self._least = Counter(pod.pool for pod in found if not pod.waits)
         self._by_name = {pod.name: pod for pod in found}
-        workers = (await self._status(model)).workers
-        domains = {worker.name: worker.domain for worker in workers}
+        status = await self._status(model)
+        domains = {worker.name: worker.domain for worker in status.workers}
         self._strange = _worker_names(found) - domains.keys()
         for role in OTHER_ROLES:
             nodes = {pod.node for pod in found if pod.pool[0] == role}
             if len(nodes) > 1:
                 domains |= {pod.name: pod.node for pod in found if pod.pool[0] == role}
-        targets = [self._target(pod, domains.get(pod.name, pod.name)) for pod in found]
+        targets = [
+            self._target(pod, domains.get(pod.name, pod.name), protection_of(status))
+            for pod in found
+        ]
         self._frontends = [target for target in targets if target.role == "frontend"]
         return targets
 
@@ -97,7 +102,7 @@ class KubernetesBackend:
     async def waiting_for(self, model: str) -> list[str]:
         try:
             pods = [pod for pod in await self._pods.list() if _concerns(pod, model)]
-            workers = (await self._status(model)).workers
+            status = await self._status(model)
         except ProaError as exc:
             return [str(exc)]
         found = [f"{pod.name} {pod.waits}" for pod in pods if pod.waits]
@@ -105,9 +110,12 @@ class KubernetesBackend:
         for pool, least in self._least.items():
             if have[pool] < least:
                 found.append(f"{have[pool]} of {least} pods of {' '.join(pool).strip()} are ready")
-        found += [f"worker {w.name} is {w.state}" for w in workers if w.state != "up"]
-        missing = len(_worker_names(pods)) - len(workers)
+        found += not_up(status)
+        missing = len(_worker_names(pods)) - len(status.workers)
         return found + ([f"the frontend does not know {missing} workers"] if missing > 0 else [])
+
+    async def quarantined(self, model: str) -> list[str]:
+        return in_quarantine(await self._status(model))
 
     async def prepare(self, hits: Sequence[Hit]) -> None:
         await self._mesh.check([hit for hit in hits if by_mesh(hit.fault)])
@@ -184,10 +192,11 @@ class KubernetesBackend:
                 return found
         raise Unavailable(f"the frontend reports nothing of model {model!r}")
 
-    def _target(self, pod: Pod, domain: str) -> Target:
+    def _target(self, pod: Pod, domain: str, protection: str) -> Target:
         return Target(
-            pod.name, domain, pod.address, self._pods.namespace, pod.labels, pod.node or domain
-        )
+            pod.name, domain, pod.address, self._pods.namespace, pod.labels, pod.node or domain,
+            protection if pod.pool[0] in WORKER_ROLES else PROTECTIONS[0],
+        )  # fmt: skip
 
 
 def _concerns(pod: Pod, model: str) -> bool:

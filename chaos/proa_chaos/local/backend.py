@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from proa_chaos.local.helper import Helper
 from proa_chaos.local.keeper import now_s
 from proa_chaos.plan import Hit
 from proa_chaos.selection import MODEL, PARITY_ROLE, ROLE, Target
+from proa_chaos.workers import in_quarantine, not_up, protection_of
 
 MESSAGE_BYTES_MAX = 64 << 20
 CALL_S_MAX = 5.0
@@ -66,7 +68,8 @@ class LocalBackend:
             process = processes.get(worker.name)
             role = PARITY_ROLE if list(worker.roles) == ["parity"] else "worker"
             if process is not None:
-                found.append(_target(process, role, worker.domain, {MODEL: model}))
+                target = _target(process, role, worker.domain, {MODEL: model})
+                found.append(replace(target, protection=protection_of(status)))
         others = [p for name, p in processes.items() if not name.startswith("worker-")]
         return found + [_target(process, process.name, process.name, {}) for process in others]
 
@@ -90,10 +93,12 @@ class LocalBackend:
             f"{p.name} is {p.state}" for p in self._processes().values() if p.state not in _READY
         ]
         try:
-            workers = (await self._status(model)).workers
+            return found + not_up(await self._status(model))
         except Unavailable as exc:
             return [*found, str(exc)]
-        return found + [f"worker {w.name} is {w.state}" for w in workers if w.state != "up"]
+
+    async def quarantined(self, model: str) -> list[str]:
+        return in_quarantine(await self._status(model))
 
     async def prepare(self, hits: Sequence[Hit]) -> None:
         orders: dict[str, Mapping[str, Any]] = {}

@@ -9,7 +9,7 @@
 {{- $labels := dict "root" $root "component" $role "role" $role "model" $model.name -}}
 {{- /* What a worker packs. A change of policy or SLO is for frontends alone: no worker rolls. */ -}}
 {{- $code := pick (default dict $model.spec.redundancy) "k" "r" "coder" "parity" -}}
-{{- $entry := dict "model" $model.spec.model "code" $code "protection" (pick (default dict $model.spec.protection) "mode" "strict") "source" $model.source "faults" (default false $model.faults) -}}
+{{- $entry := dict "model" $model.spec.model "code" $code "protection" (pick (default dict $model.spec.protection) "mode" "strict" "scheme" "plan" "maxOverheadPercent" "onFault") "source" $model.source "faults" (default false $model.faults) -}}
 {{- $annotations := dict "proa.dev/model-checksum" (toJson $entry | sha256sum) -}}
 {{- $leased := and $root.Values.tls.enabled $root.Values.rbac.create -}}
 apiVersion: apps/v1

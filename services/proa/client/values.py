@@ -18,7 +18,8 @@ class Answer:
     outputs: arrays with batch axis, dtypes as the model declares; read-only views, copy to change.
     source: worker, retry, replica, hedge, backup or reconstructed; empty from a server that is not
     proa. group: id of the coding group, if the query was in one. worker: who answered, if one did.
-    abft: `ok` or `repaired`, where that worker checks its products (docs/abft.md); else None.
+    abft: `ok` or `repaired`, where that worker checks its products (docs/abft.md), `failed` where
+    the spec wants such answers; else None.
     """
 
     outputs: Mapping[str, NDArray[Any]]

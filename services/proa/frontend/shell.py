@@ -47,7 +47,7 @@ _ERRORS: dict[str, type[ProaError]] = {
 @dataclass(frozen=True, slots=True)
 class Result:
     """An answer and where it came from. `verdict`: `ok` or `repaired`, from a worker that checks
-    its own arithmetic."""
+    its own arithmetic; `failed` where the spec wants such answers."""
 
     outputs: Tensors
     source: str

@@ -101,6 +101,7 @@ def _model_status(model: Model) -> frontend_pb2.ModelStatus:
         p999_ms=p999,
         agreement=quality.agreement or 0.0,
         agreement_samples=quality.samples,
+        protection=model.spec.protection.mode,
     )
 
 

@@ -142,10 +142,10 @@ class WorkerCalls:
             self._integrity.fault(worker.name, FAILED)
 
     def _judge(self, worker: WorkerAddress, verdict: Verdict) -> None:
-        """Errors: Unavailable for an answer that is known to be wrong."""
+        """Errors: Unavailable for an answer that is known to be wrong, unless the spec wants it."""
         if self._integrity is not None:
             self._integrity.take(worker.name, verdict)
-        if verdict.status == "failed":
+        if verdict.status == "failed" and self._spec.protection.on_fault == "failover":
             raise Unavailable(f"worker {worker.name}: {verdict.text}")
 
     async def hosted(self, worker: WorkerAddress, timeout_s: float) -> Hosted:

@@ -6,15 +6,14 @@ from dataclasses import replace
 from functools import partial
 
 from proa.spec.model import MODEL, NAME
+from proa.spec.protection import PROTECTION
 from proa.spec.readers import (
     NEEDED,
     Field,
     Rule,
     Schema,
-    boolean,
     given,
     has,
-    integer,
     number,
     one_of,
     table,
@@ -94,19 +93,6 @@ _SOME_ROWS = {
 }
 
 
-PROTECTION = table(
-    ProtectionSpec,
-    Field("mode", one_of(PROTECTION_MODES), ProtectionSpec.mode,
-          "checks of matrix products: none, detect (a fault is an error), correct (recomputed)"),
-    Field("strict", boolean, ProtectionSpec.strict,
-          "refuse a program with matrix products that cannot be checked"),
-    Field("quarantineAfter", integer(1, 1000), ProtectionSpec.quarantine_after,
-          "faults of a worker after which it is left alone"),
-    Field("quarantineWindowMinutes", number(0.1, 10_080), ProtectionSpec.quarantine_window_minutes,
-          "minutes within which they are counted, and for which it is left alone"),
-    Field("quarantinePercentMax", number(0, 100), ProtectionSpec.quarantine_percent_max,
-          "so many of a model's workers may be left alone at a time"),
-)  # fmt: skip
 SLO = table(
     SloSpec,
     Field("latencyMs", number(0.1, 3_600_000), SloSpec.latency_ms, "ms that were promised"),

@@ -14,6 +14,8 @@ DTYPES = (*NUMERIC_DTYPES, "BOOL", "BYTES")
 POLICIES = ("none", "retry", "replicate", "hedge", "parity", "auto")
 CODERS = ("sum", "mean", "replica")
 PROTECTION_MODES = ("none", "detect", "correct")
+PROTECTION_SCHEMES = ("auto", "row", "tile", "dup")
+ON_FAULT = ("failover", "answer")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class ProgramRef:
-    """A `torch.export` archive and the sha256 (hex) it must have; None: pinned when packed."""
+    """A file, mostly a `torch.export` archive, and the sha256 (hex) it must have; None: any."""
 
     path: Path
     sha256: str | None = None
@@ -83,9 +85,11 @@ class RedundancySpec:
 class ProtectionSpec:
     """Checks against silent data corruption in the worker (docs/abft.md).
 
-    `strict`: refuse a program with matrix products that cannot be checked. A worker with
-    `quarantine_after` faults within the window is left alone, but at most
-    `quarantine_percent_max` of a model's workers at a time.
+    `strict`: refuse a program with matrix products that cannot be checked. `scheme`: how, or auto:
+    as `plan` says, a file of `proa abft profile`, and `row` without one. `max_overhead_percent`:
+    layers go unchecked until the plan's times are below. `on_fault`: what becomes of an answer that
+    is known to be wrong. A worker with `quarantine_after` faults within the window is left alone,
+    but at most `quarantine_percent_max` of a model's workers at a time.
     """
 
     mode: str = "none"
@@ -93,6 +97,10 @@ class ProtectionSpec:
     quarantine_after: int = 2
     quarantine_window_minutes: float = 60.0
     quarantine_percent_max: float = 20.0
+    scheme: str = "auto"
+    plan: ProgramRef | None = None
+    max_overhead_percent: float | None = None
+    on_fault: str = "failover"
 
     @property
     def checked(self) -> bool:

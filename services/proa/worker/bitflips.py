@@ -60,8 +60,8 @@ class BitFlips:
     @contextmanager
     def _flipping(self, hits: Sequence[Fault], layers: int) -> Iterator[None]:
         """Other bits at each hit, in one layer's first product: the recomputation is right."""
-        # From this import on the process has another CPU kernel, one with a hook.
-        from proa_kernels.linear.injection import injecting
+        # From this import on the process has other CPU kernels, with a hook.
+        from proa_kernels.injection import injecting
 
         plans = [self._plan(fault, layers) for fault in hits]
         seen = 0

@@ -40,7 +40,8 @@ class Package:
     """package.json. `package`: hash over deployed program, protection, code and parity programs.
 
     `coverage`: which matrix products of the deployed program are checked, as written by
-    `proa_kernels.Coverage`; None without protection.
+    `proa_kernels.Coverage`; None without protection. `on_fault`: failover, or answer, what becomes
+    of a result that is known to be wrong.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Package:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     coverage: Mapping[str, Any] | None = None
+    on_fault: str = "failover"
 
     @classmethod
     def read(cls, path: Path) -> Package:
@@ -66,6 +68,7 @@ class Package:
                 inputs=_tensors(tree["inputs"]),
                 outputs=_tensors(tree["outputs"]),
                 coverage=_coverage(tree.get("coverage")),
+                on_fault=str(tree.get("on_fault", "failover")),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
             raise ProgramRefused(f"{path}: not a package of `proa pack`: {exc!r}") from exc

@@ -22,7 +22,7 @@ import torch
 
 from proa.codes import make_code
 from proa.errors import ProgramRefused, SpecError
-from proa.spec import CodedModel, ProgramRef, TensorSpec
+from proa.spec import CodedModel, ProgramRef, ProtectionSpec, TensorSpec
 from proa.spec.reports import ABFT, LOAD
 from proa.worker import programs
 from proa.worker.manifest import (
@@ -91,7 +91,7 @@ def _write_model(spec: CodedModel, folder: Path, device: str) -> None:
     drafts: dict[str, _Draft] = {}
     refs = _program_refs(spec)
     for name, (field, ref) in refs.items():
-        drafts[name] = _write_program(spec, name, field, ref, version)
+        drafts[name] = _write_program(spec, name, field, ref, version, device)
     package = _package(spec, drafts)
     signatures = package.signatures()
     for name, (field, _) in refs.items():
@@ -114,14 +114,14 @@ class _Draft:
 
 
 def _write_program(
-    spec: CodedModel, name: str, field: str, ref: ProgramRef, version: Path
+    spec: CodedModel, name: str, field: str, ref: ProgramRef, version: Path, device: str
 ) -> _Draft:
     file = version / f"{name}.pt2"
     origin, coverage = "", None
     try:
         shutil.copyfile(ref.path, file)
         if name == "deployed" and spec.protection.checked:
-            origin, coverage = protect_file(file, ref.sha256, spec.protection)
+            origin, coverage = protect_file(file, ref.sha256, spec.protection, device)
         program = programs.load(file, None if coverage else ref.sha256)
     except OSError as exc:
         raise _error(spec, field, f"{ref.path}: {exc.strerror}") from exc
@@ -175,7 +175,7 @@ def _package(spec: CodedModel, drafts: Mapping[str, _Draft]) -> Package:
         hosted["parity.0"] = drafts["deployed"]
     # Of the users' files: checksums summed on another CPU may differ in their last bits, and the
     # package must be the same wherever it is packed.
-    protection = [f"protection {spec.protection.mode}"] if spec.protection.checked else []
+    protection = _protection_parts(spec.protection, hosted["deployed"].coverage)
     digest = hashlib.sha256()
     for part in (hosted["deployed"].origin, *protection, code.id, *_parity_hashes(hosted)):
         digest.update(part.encode() + b"\n")
@@ -188,7 +188,22 @@ def _package(spec: CodedModel, drafts: Mapping[str, _Draft]) -> Package:
         inputs=spec.model.inputs,
         outputs=spec.model.outputs,
         coverage=hosted["deployed"].coverage,
+        on_fault=spec.protection.on_fault,
     )
+
+
+def _protection_parts(spec: ProtectionSpec, coverage: Mapping[str, Any] | None) -> list[str]:
+    """What of the protection makes it another package."""
+    if coverage is None:
+        return []
+    parts = [f"protection {spec.mode}"]
+    if spec.scheme != "auto":
+        parts.append(f"scheme {spec.scheme}")
+    if "plan" in coverage:
+        parts.append(f"plan {coverage['plan']['sha256']} {spec.max_overhead_percent}")
+    if spec.on_fault != "failover":
+        parts.append(f"onFault {spec.on_fault}")
+    return parts
 
 
 def _parity_hashes(hosted: Mapping[str, _Draft]) -> list[str]:

@@ -37,7 +37,7 @@ class FaultWindow(_message.Message):
     def __init__(self, id: _Optional[str] = ..., action: _Optional[str] = ..., target: _Optional[str] = ..., begin_unix_ms: _Optional[int] = ..., end_unix_ms: _Optional[int] = ...) -> None: ...
 
 class ModelStatus(_message.Message):
-    __slots__ = ("name", "package", "mode", "policy", "policy_in_force", "why", "queue_depth", "workers", "answers", "failed", "sent", "redundant_sent", "groups", "p50_ms", "p95_ms", "p99_ms", "p999_ms", "agreement", "agreement_samples")
+    __slots__ = ("name", "package", "mode", "policy", "policy_in_force", "why", "queue_depth", "workers", "answers", "failed", "sent", "redundant_sent", "groups", "p50_ms", "p95_ms", "p99_ms", "p999_ms", "agreement", "agreement_samples", "protection")
     class AnswersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +71,7 @@ class ModelStatus(_message.Message):
     P999_MS_FIELD_NUMBER: _ClassVar[int]
     AGREEMENT_FIELD_NUMBER: _ClassVar[int]
     AGREEMENT_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    PROTECTION_FIELD_NUMBER: _ClassVar[int]
     name: str
     package: str
     mode: str
@@ -90,7 +91,8 @@ class ModelStatus(_message.Message):
     p999_ms: float
     agreement: float
     agreement_samples: int
-    def __init__(self, name: _Optional[str] = ..., package: _Optional[str] = ..., mode: _Optional[str] = ..., policy: _Optional[str] = ..., policy_in_force: _Optional[str] = ..., why: _Optional[str] = ..., queue_depth: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., answers: _Optional[_Mapping[str, int]] = ..., failed: _Optional[int] = ..., sent: _Optional[int] = ..., redundant_sent: _Optional[int] = ..., groups: _Optional[_Mapping[str, int]] = ..., p50_ms: _Optional[float] = ..., p95_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ..., p999_ms: _Optional[float] = ..., agreement: _Optional[float] = ..., agreement_samples: _Optional[int] = ...) -> None: ...
+    protection: str
+    def __init__(self, name: _Optional[str] = ..., package: _Optional[str] = ..., mode: _Optional[str] = ..., policy: _Optional[str] = ..., policy_in_force: _Optional[str] = ..., why: _Optional[str] = ..., queue_depth: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., answers: _Optional[_Mapping[str, int]] = ..., failed: _Optional[int] = ..., sent: _Optional[int] = ..., redundant_sent: _Optional[int] = ..., groups: _Optional[_Mapping[str, int]] = ..., p50_ms: _Optional[float] = ..., p95_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ..., p999_ms: _Optional[float] = ..., agreement: _Optional[float] = ..., agreement_samples: _Optional[int] = ..., protection: _Optional[str] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
     __slots__ = ("name", "domain", "roles", "state", "inflight", "latency_ms", "errors", "answered", "checks", "faults")
