@@ -32,7 +32,7 @@ TORCH_PIN := $(shell sed -n '/^torch==/p' constraints.txt)
 GENERATED := proa/api/v1
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 
-.PHONY: help demo test test-long e2e check proto docs install images push results-demo results-overhead results-telemetry results-console clean
+.PHONY: help demo test test-long e2e check proto docs install images push results-demo results-overhead results-telemetry results-console results-abft results-campaign results-store clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -98,6 +98,18 @@ results-telemetry: $(RUNTIME) ## measure what traces cost, into docs/results
 
 results-console: $(DEV) ## take the pictures of the console anew, into docs/results (6 minutes)
 	$(BIN)/python benchmarks/console_screenshot.py out/demo/digits.yaml docs/results
+
+results-abft: $(RUNTIME) ## measure what checked products cost, and answers under bit flips, into docs/results
+	$(BIN)/python benchmarks/abft_serving.py --out docs/results/abft-serving.json
+	$(BIN)/python benchmarks/abft.py
+
+results-campaign: $(RUNTIME) ## the full fault campaign, into docs/results (10 minutes)
+	rm -rf out/abft
+	$(BIN)/proa abft campaign --size full --markdown docs/results/abft-campaign.md
+	cp out/abft/campaign.json docs/results/abft-campaign.json
+
+results-store: $(RUNTIME) ## measure the embedding-parity store, into docs/results
+	$(BIN)/python benchmarks/store.py
 
 clean: ## delete what builds, tests and demos left; .venv stays
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

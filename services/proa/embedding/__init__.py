@@ -2,6 +2,8 @@
 
 from proa.embedding.bag import ParityEmbeddingBag
 from proa.embedding.prefetch import PrefetchIter
+from proa.embedding.store import ParityStore, StoreTable
 from proa.embedding.table import Table
+from proa.store.pushing import Session
 
-__all__ = ["ParityEmbeddingBag", "PrefetchIter", "Table"]
+__all__ = ["ParityEmbeddingBag", "ParityStore", "PrefetchIter", "Session", "StoreTable", "Table"]
