@@ -7,6 +7,7 @@ Importing this package registers the operators `torch.ops.proa.*`: a protected p
 where that has happened. Nothing of proa is imported here; docs/abft.md has the formulas.
 """
 
+from proa_kernels import emulated as _emulated  # noqa: F401  # registers its operators
 from proa_kernels.conv import ABFTConv2d
 from proa_kernels.errors import KernelError, PlanRefused, WeightsRefused
 from proa_kernels.linear import ABFTLinear

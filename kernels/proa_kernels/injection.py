@@ -37,13 +37,16 @@ KERNELS: dict[str, Kernel] = {
 
 
 class Injector:
-    """Holds what is done to the next calls' accumulators."""
+    """Holds what is done to the next calls' accumulators, and the index of the current call: an
+    operator may make several products in one."""
 
     def __init__(self) -> None:
         self.tamper: Tamper | None = None
+        self.call = -1
 
     def hooked(self, kernel: Kernel) -> Kernel:
         def call(*args: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            self.call += 1
             return kernel(*args, tamper=self.tamper, **options)
 
         return call
@@ -56,18 +59,20 @@ for _name, _kernel in KERNELS.items():
 
 
 @contextmanager
-def injecting(tamper: Tamper) -> Iterator[None]:
+def injecting(tamper: Tamper) -> Iterator[Injector]:
     """For its duration `tamper(accumulators, attempt)` follows every product of a checked call.
 
     The accumulators are as the operator lays them out, `[rows, columns]` or `[B, N, P, Q]` of a
     convolution, and changed in place. attempt 0 is the product, 1 the recomputation, 2 that of
-    `dup`: a transient fault leaves those alone. Not for several threads at once.
+    `dup`: a transient fault leaves those alone. `call` of what this gives counts the calls of
+    checked operators from 0. Not for several threads at once.
     """
-    before, _INJECTOR.tamper = _INJECTOR.tamper, tamper
+    before = _INJECTOR.tamper, _INJECTOR.call
+    _INJECTOR.tamper, _INJECTOR.call = tamper, -1
     try:
-        yield
+        yield _INJECTOR
     finally:
-        _INJECTOR.tamper = before
+        _INJECTOR.tamper, _INJECTOR.call = before
 
 
 def flip(tensor: torch.Tensor, index: tuple[int, ...], bits: int) -> None:

@@ -98,7 +98,7 @@ def test_the_output_is_not_looked_at_again(quick: list[Finding]) -> None:
     assert counts.detected == 0
 
 
-@pytest.mark.parametrize("operator", ["conv2d.row", "linear.dup", "conv2d.dup"])
+@pytest.mark.parametrize("operator", ["conv2d.row", "linear.dup", "conv2d.dup", "bmm.row"])
 def test_other_operators(operator: str) -> None:
     chosen = Selection(operators=(operator,), dtypes=("bf16",), distributions=("n01",))
     found = measure(SIZES["quick"], chosen, SEED)
@@ -113,7 +113,8 @@ def test_other_operators(operator: str) -> None:
     else:
         assert transient.large_detected == transient.large > 500
         assert repeated.large_detected == repeated.large
-        assert weights.large_detected > 0.9 * weights.large
+        # A sheet's checksum is of what is there when the call begins.
+        assert operator == "bmm.row" or weights.large_detected > 0.9 * weights.large
 
 
 @pytest.mark.long
@@ -122,9 +123,7 @@ def test_what_must_hold_in_full() -> None:
     found = measure(SIZES["full"], Selection(operators=(MAIN,)), SEED)
     results = musts(found)
     assert failed(results) == []
-    # Of pairs at K 4096 a few have so small a d that it is below the limit: near 99.9 % in all.
-    told = {name: met for name, met in status(results).items() if not name.startswith("pair")}
-    assert told == dict.fromkeys(told, True), results
+    assert set(status(results).values()) == {True}, results
     assert len(results) == 8
     assert of(found, site="clean").clean_checks > 1_000_000
     bits = of(found, site="accumulator", distribution="n01", moment="final", fault="bit").bits

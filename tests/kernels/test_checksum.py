@@ -7,7 +7,7 @@ import torch
 
 from kernels.matrices import operands
 from proa_kernels import WeightsRefused
-from proa_kernels.checksum import TILE, joined, key_of, matches, split, take
+from proa_kernels.checksum import TILE, joined, key_of, matches, place_of, ramp, split, take
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -22,12 +22,26 @@ def test_columns_are_the_sums_of_each_tile(dtype: torch.dtype, outputs: int) -> 
     assert check.scales.shape == (2, tiles, 3)
     for tile in range(tiles):
         part = weight[tile * TILE : (tile + 1) * TILE].double()
-        steps = torch.arange(1, len(part) + 1, dtype=torch.float64) / TILE
+        pairs = [step for odd in range(127, 0, -2) for step in (odd, -odd)]
+        steps = torch.tensor(pairs[: len(part)], dtype=torch.float64) / TILE
         for at, exact in enumerate((part.sum(0), steps @ part)):
             found = joined(check.columns, torch.float64)[:, 2 * tile + at]
             assert bool(((found - exact).abs() <= 2.0**-24 * exact.abs()).all())
             assert float(check.scales[1, tile, 1 + at]) == pytest.approx(float(exact.norm()))
         assert float(check.scales[0, tile, 0]) == pytest.approx(float(part.norm()))
+
+
+def test_the_second_vector_tells_every_column() -> None:
+    """Exact in half types, all different, neighbours on either side of zero."""
+    steps = ramp(TILE, torch.float64, torch.device("cpu"))[1]
+    for dtype in DTYPES:
+        assert torch.equal(ramp(TILE, dtype, torch.device("cpu"))[1].double(), steps)
+    assert float(steps.sort().values.diff().min()) == 2 / TILE
+    assert float(steps.abs().max()) < 1.0
+    assert bool((steps[::2] * steps[1::2] < 0.0).all())
+    for off in (0.0, 0.99 / TILE, -0.99 / TILE):
+        assert [place_of(float(step) + off) for step in steps] == list(range(TILE))
+    assert all(not 0 <= place_of(far) < TILE for far in (1.01, -1.5, 1.99))
 
 
 def test_three_bf16_hold_more_than_fp32() -> None:

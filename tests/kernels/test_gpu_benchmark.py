@@ -30,6 +30,7 @@ INTENSITY = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_correctness_sections_in_the_interpreter(tmp_path: Path) -> None:
     out = tmp_path / "toy.json"

@@ -91,6 +91,7 @@ def test_no_triton_is_needed_without_a_gpu() -> None:
         "import torch, proa_kernels\n"
         "linear = proa_kernels.ABFTLinear(torch.nn.Linear(4, 3))\n"
         "linear(torch.ones(2, 4)); assert linear.last().checks == 2\n"
+        "torch.ops.proa.emulated_mm(torch.ones(2, 4), torch.ones(4, 3), 6)\n"
     )
     root = str(Path(proa_kernels.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": root}

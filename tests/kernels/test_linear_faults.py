@@ -155,7 +155,7 @@ def test_a_weight_that_became_no_number_alarms_in_every_row(value: float) -> Non
 
 def test_a_checksum_that_changed_alarms() -> None:
     x, weight = operands("n01", SIZES)
-    for broken in (math.nan, 1e3):
+    for broken in (math.nan, math.inf, -math.inf, 1e3):
         check = take(weight)
         check.columns[0, 9, 2] = broken
         _, verdict = product(x, weight, check, correct=True)

@@ -121,6 +121,18 @@ def test_a_loaded_program_can_be_protected() -> None:
     assert Verdict.read(run(protected, batch(4))[1]).status == "clean"
 
 
+def test_an_input_called_as_something_of_python_is() -> None:
+    """Every `nn.Sequential` has an input of the name `input`, which a copied graph renames."""
+    torch.manual_seed(1)
+    program = export(nn.Sequential(nn.Linear(16, WIDE), nn.ReLU(), nn.Linear(WIDE, 4)), batch(3))
+    for made in (program, torch.export.load(io.BytesIO(saved(program)))):
+        protected, _ = protect(made, Plan())
+        loaded = torch.export.load(io.BytesIO(saved(protected)))
+        out, found = run(loaded, batch(3))
+        assert torch.equal(out, run(made, batch(3)))
+        assert Verdict.read(found).status == "clean"
+
+
 class Shaped(nn.Module):
     """One linear layer, its output in some container."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from proa_kernels import Plan, PlanRefused, Verdict, protect
+from proa_kernels import ABFTConv2d, KernelError, Plan, PlanRefused, Verdict, protect
 from proa_kernels.injection import flip, injecting
 
 
@@ -90,6 +90,21 @@ def test_the_report_has_shapes_and_flops() -> None:
     assert by_name["grouped"].flops == 2 * 3 * 32 * 4 * 9 * 10 * 9
     assert by_name["rows"].flops == 2 * 3 * 8 * 136 * 3 * 9
     assert by_name["rows"].op == "conv1d"
+
+
+@pytest.mark.parametrize("padding", [0, 1, (0, 2)])
+@pytest.mark.parametrize("kernel", [1, (1, 2)])
+def test_one_tap_with_padding_is_left_as_it_is(kernel: Any, padding: Any) -> None:
+    """torch's own convolution crashes on some of them."""
+    layer = nn.Conv2d(3, 4, kernel, padding=padding)
+    made = torch.export.export(nn.Sequential(layer), (images(1),))
+    _, coverage = protect(made, Plan())
+    safe = kernel != 1 or padding == 0
+    assert bool(coverage.checked) is safe
+    if not safe:
+        assert "one tap with padding" in coverage.unchecked[0].reason
+        with pytest.raises(KernelError, match="one tap with padding"):
+            ABFTConv2d(layer)
 
 
 def test_half_types() -> None:

@@ -1,8 +1,10 @@
 """Checksums of a weight matrix, taken offline: sums over tiles of output columns.
 
 Letters: N outputs, K inner, T tiles of `TILE` outputs (the last may be narrower).
-For tile t: `c1[k] = sum_j W[j, k]` and `c2[k] = sum_j W[j, k] (j + 1) / TILE`, j counted in the
-tile. The second sum sees swaps and +d, -d pairs, and locates a column. Both are summed in fp64.
+For tile t: `c1[k] = sum_j W[j, k]` and `c2[k] = sum_j W[j, k] v[j]`, j counted in the tile, with
+`v = 127, -127, 125, -125, ..., 1, -1` over 128. The second sum sees swaps and +d, -d pairs, and
+locates a column: its weights lie as far apart as they can within -1 and 1, and those of neighbours
+farthest; the sum of data of one sign stays small, and so does its rounding. Both in fp64.
 Stored fp32 where the mathematics is fp32, else split in three bf16, which hold 24 bits of it and
 can go through the same matrix unit as bf16 weights (facts: abft D, L; the split of BF16x9).
 """
@@ -19,7 +21,7 @@ from proa_kernels.errors import WeightsRefused
 
 TILE = 128
 KEY_LENGTH = 32  # hex digits of sha256 in a key and in the names of buffers
-_FORMAT = b"proa-checksum-1"
+_FORMAT = b"proa-checksum-2"
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,16 @@ def take(weight_NK: torch.Tensor) -> Checksum:
 
 
 def ramp(width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """The two check vectors of a tile, `[2, width]`: ones, and (j + 1) / TILE (exact in fp32)."""
-    steps = torch.arange(1, width + 1, dtype=dtype, device=device) / TILE
-    return torch.stack([torch.ones_like(steps), steps])
+    """The two check vectors of a tile, `[2, width]`: ones and v (exact in fp32, bf16, fp16)."""
+    places = torch.arange(width, device=device)
+    steps = (TILE - 1 - places + places % 2) * (1 - 2 * (places % 2))
+    return torch.stack([torch.ones_like(steps), steps]).to(dtype) / torch.tensor([[1], [TILE]])
+
+
+def place_of(ratio: float) -> int:
+    """The j whose v is nearest to `ratio`: where an error lies whose part in the second sum is
+    `ratio` of that in the first. Beyond the tile, or negative, where no v is near."""
+    return 2 * round((TILE - 1 - abs(ratio) * TILE) / 2) + (ratio < 0.0)
 
 
 def split(exact: torch.Tensor, dtype: torch.dtype, parts: int) -> torch.Tensor:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 LANES = 16
 SHIFT = 30  # cost of writing, shifting and adding one value, in multiplications
+SLOW = 2  # several taps: a matrix product of few rows runs at half of a convolution's rate
 
 
 def sums_first(channels: int, checks: int, taps: int, places_in: int, places_out: int) -> bool:
     """Whether to sum over `channels` (of one group) before the `taps` of the kernel are added.
     `checks`: check values of one group at one place."""
     thin = -(-checks // LANES) * LANES * taps * channels * places_out
-    shift = SHIFT if taps > 1 else 0
-    return checks * taps * (channels + shift) * places_in <= thin
+    each = SLOW * (channels + SHIFT) if taps > 1 else channels
+    return checks * taps * each * places_in <= thin

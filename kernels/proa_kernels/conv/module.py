@@ -6,7 +6,7 @@ import torch
 
 from proa_kernels.checksum import Checksum
 from proa_kernels.conv import checksum
-from proa_kernels.conv.geometry import same_padding
+from proa_kernels.conv.geometry import may_crash, same_padding
 from proa_kernels.errors import KernelError
 from proa_kernels.module import CheckedModule
 
@@ -24,6 +24,8 @@ class ABFTConv2d(CheckedModule):
         else:
             sides = (0, 0) if isinstance(conv.padding, str) else conv.padding
             self.padding = [side for side in sides for _ in range(2)]
+        if may_crash(conv.kernel_size, self.padding):
+            raise KernelError("a kernel of one tap with padding: pad before the layer")
         self.refresh()
 
     def take(self) -> Checksum:

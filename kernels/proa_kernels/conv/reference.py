@@ -68,24 +68,23 @@ class Convolution(Product):
         )
         height, width = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, p, s, d in sizes)
         self._places, self._last = (height, width), False
+        self._sums: torch.Tensor | None = None
 
     def prepare(self) -> None:
         if not len(self._x):
             return
-        columns_KT2 = joined(self._columns, torch.float32).view(self.inner, -1, 2)
+        columns_KGc = joined(self._columns, torch.float32)
+        columns_KGc = columns_KGc.view(self.inner, self._geometry.groups, -1)
         if self.tiling.outputs == 1:  # one channel is its own sum: the second one follows of it
-            self._checks = self._thin(columns_KT2[:, :, :1])
+            self._checks = self._thin(columns_KGc[:, :, :1])
+        elif self._sums_first():
+            self._checks, self._sums = self._shifted(columns_KGc)
         else:
-            first = self._sums_first()
-            self._checks = self._shifted(columns_KT2) if first else self._thin(columns_KT2)
-        groups = self._geometry.groups
-        seen, simple = self._seen()
-        squares = squares_of(seen.flatten(2), groups)
-        squares = squares.view(len(seen), groups, *seen.shape[2:])
-        if not simple:
-            ones = squares.new_ones(groups, 1, *self._kernel)
-            squares = self._convolve(squares, ones, None, groups)
-        self._squares = squares
+            # A third checksum, of ones: its channels cost less than the pass that they spare.
+            ones = columns_KGc.new_ones(*columns_KGc.shape[:2], 1)
+            found = self._thin(torch.cat([columns_KGc, ones], 2))
+            found = found.unflatten(1, (self._geometry.groups, -1))  # type: ignore[no-untyped-call]
+            self._checks, self._sums = found[:, :, :-1].flatten(1, 2), found[:, :, -1]
 
     def compute(self, attempt: int) -> torch.Tensor:
         acc = self._convolve(self._x, self._weight, self.bias, self._geometry.groups)
@@ -103,12 +102,22 @@ class Convolution(Product):
     def checksums(self) -> torch.Tensor:
         checks = self._by_row(self._checks)
         if self.tiling.outputs == 1:
-            second = torch.tensor([1.0, 1.0 / TILE], device=checks.device)
+            second = torch.tensor([1.0, 1.0 - 1.0 / TILE], device=checks.device)
             return checks.unsqueeze(2) * second[:, None]
         return checks.view(len(checks), self.tiling.count, 2, checks.shape[2])
 
+    def sums(self) -> torch.Tensor | None:
+        return None if self._sums is None else self._by_row(self._sums)
+
     def squares(self) -> torch.Tensor:
-        return self._by_row(self._squares)
+        groups = self._geometry.groups
+        seen, simple = self._seen()
+        squares = squares_of(seen.flatten(2), groups)
+        squares = squares.view(len(seen), groups, *seen.shape[2:])
+        if not simple:
+            ones = squares.new_ones(groups, 1, *self._kernel)
+            squares = self._convolve(squares, ones, None, groups)
+        return self._by_row(squares)
 
     def inputs(self, tile: int, rows_R: torch.Tensor) -> torch.Tensor:
         (height, width), (_, columns) = self._x.shape[2:], self._places
@@ -166,23 +175,28 @@ class Convolution(Product):
         sizes = seen.shape[2] * seen.shape[3], self._places[0] * self._places[1]
         return config.sums_first(self._weight.shape[1], 2 * self.tiling.per_group, taps, *sizes)
 
-    def _thin(self, columns_KTc: torch.Tensor) -> torch.Tensor:
-        """`[B, T c, P, Q]`: a convolution with the checksums as kernel."""
-        kernel = columns_KTc.flatten(1).T.reshape(-1, *self._weight.shape[1:])
+    def _thin(self, columns_KGc: torch.Tensor) -> torch.Tensor:
+        """`[B, G c, P, Q]`: a convolution with the checksums as kernel."""
+        kernel = columns_KGc.flatten(1).T.reshape(-1, *self._weight.shape[1:])
         return self._convolve(self._x, kernel, None, self._geometry.groups)
 
-    def _shifted(self, columns_KT2: torch.Tensor) -> torch.Tensor:
-        """The same: sums over the channels for each tap of the kernel, shifted and added."""
+    def _shifted(self, columns_KGc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, and the sums of the inputs `[B, G, P, Q]`: sums over the channels for each tap
+        of the kernel, shifted and added."""
         groups, channels = self._geometry.groups, self._weight.shape[1]
         seen, simple = self._seen()
         batch, _, *sizes = seen.shape
         taps = self._kernel[0] * self._kernel[1]
-        by_tap = columns_KT2.reshape(channels, taps, groups, -1).permute(2, 1, 3, 0)
-        left = by_tap.reshape(1, groups, -1, channels).expand(batch, -1, -1, -1).flatten(0, 1)
+        by_tap = columns_KGc.view(channels, taps, groups, -1).permute(2, 1, 3, 0)
+        left = torch.cat([by_tap.flatten(1, 2), by_tap.new_ones(groups, 1, channels)], 1)
+        left = left.expand(batch, -1, -1, -1).flatten(0, 1)
         products = torch.bmm(left, seen.reshape(batch * groups, channels, -1))
+        products = products.view(batch, groups, -1, *sizes)
+        products, sums = products[:, :, :-1], products[:, :, -1]
         if simple:
-            return products.view(batch, -1, *sizes)
-        products = products.view(batch, groups, taps, -1, *sizes)
+            return products.flatten(1, 2), sums
+        sums = self._convolve(sums, sums.new_ones(groups, 1, *self._kernel), None, groups)
+        products = products.unflatten(2, (taps, -1))  # type: ignore[no-untyped-call]
         out = products.new_zeros(batch, groups, products.shape[3], *self._places)
         for tap in range(taps):
             rows, columns = divmod(tap, self._kernel[1])
@@ -190,7 +204,7 @@ class Convolution(Product):
                 self._overlap(0, rows, sizes[0]), self._overlap(1, columns, sizes[1]), strict=True
             )
             out[..., *here] += products[:, :, tap][..., *there]
-        return out.view(batch, -1, *self._places)
+        return out.view(batch, -1, *self._places), sums
 
     def _overlap(self, axis: int, tap: int, size: int) -> tuple[slice, slice]:
         """Output places whose `tap` is inside the input, and where it is."""

@@ -27,13 +27,13 @@ def duplicated(
     that differs has the third result's bits in one of them, and now in the output. Nothing is ever
     cleared. `channels_at`: the dimension with the `outputs` columns.
     """
-    first = compute(0)
-    first_MN = first.movedim(channels_at, -1)
-    second_MN = compute(1).movedim(channels_at, -1)
+    first, second = compute(0), compute(1)
     tiling, rows = Tiling(1, outputs), first.numel() // outputs
     values = [float(rows * tiling.count), 0.0, 0.0, 0.0, 0.0, -1.0, -1.0, -1.0]
-    differs = _bits(first_MN) != _bits(second_MN)
-    if bool(differs.any()):
+    # This one stops at the first difference, and writes nothing.
+    if not torch.equal(_bits(first), _bits(second)):
+        first_MN, second_MN = first.movedim(channels_at, -1), second.movedim(channels_at, -1)
+        differs = _bits(first_MN) != _bits(second_MN)
         third_MN = compute(2).movedim(channels_at, -1)
         odd = differs & (_bits(third_MN) != _bits(first_MN))
         odd &= _bits(third_MN) != _bits(second_MN)

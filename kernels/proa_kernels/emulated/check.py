@@ -76,7 +76,8 @@ def _verdict(ratio_MT: torch.Tensor, residual_MT2: torch.Tensor, outputs: int) -
     worst = ratio_MT.reshape(-1).argmax()
     row, tile = worst // tiles, worst % tiles
     ones, steps = residual_MT2.reshape(-1, 2).double().index_select(0, worst.view(1))[0].unbind()
-    column = torch.round(steps / ones * TILE - 1.0)
+    ratio = steps / ones  # as in checksum.place_of
+    column = 2.0 * torch.round((TILE - 1 - ratio.abs() * TILE) / 2.0) + (ratio < 0.0)
     width = torch.clamp(outputs - tile * TILE, max=TILE)
     known = (column >= 0) & (column < width) & (alarms > 0)
     column = torch.where(known, column + tile * TILE, -1.0)

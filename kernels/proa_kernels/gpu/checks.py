@@ -15,9 +15,15 @@ import triton.language as tl
 
 
 @triton.jit
+def step_of(j, TILE: tl.constexpr):
+    """TILE times v: 127, -127, 125, -125, ..., 1, -1."""
+    return (TILE - 1 - j + j % 2) * (1 - 2 * (j % 2))
+
+
+@triton.jit
 def sums_of(acc_BJ, TILE: tl.constexpr):
-    """Sum, sum weighted by (j + 1) / TILE and sum of squares of each row, `[B]` of acc's dtype."""
-    steps_J = (tl.arange(0, acc_BJ.shape[1]) + 1).to(acc_BJ.dtype) / TILE
+    """Sum, sum weighted by v (see `checksum`) and sum of squares of each row, `[B]`."""
+    steps_J = step_of(tl.arange(0, acc_BJ.shape[1]), TILE).to(acc_BJ.dtype) / TILE
     return tl.sum(acc_BJ, 1), tl.sum(acc_BJ * steps_J[None, :], 1), tl.sum(acc_BJ * acc_BJ, 1)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from proa_kernels.gpu.checks import bits_of, finished, ratio_of, scales_of, sums_of
+from proa_kernels.gpu.checks import bits_of, finished, ratio_of, scales_of, step_of, sums_of
 from proa_kernels.gpu.product import accumulate
 
 
@@ -76,7 +76,7 @@ def _proven(
         bound_B = bound * size_B + floor
         arithmetic_B &= (tl.abs(mine_B - exact_B) <= bound_B).to(tl.int32)
         sum_1_B += exact_B
-        sum_2_B += exact_B * ((j + 1) / TILE)
+        sum_2_B += exact_B * (step_of(j, TILE) / TILE)
         bounds_B += bound_B
     # 2^-28 of fp32's bound is what the fp64 sums here may be off by; 2^-23: twice fp32's rounding.
     spare_B = floor + bounds_B * 3.725290298461914e-09
@@ -104,11 +104,13 @@ def _column(stored_BJ, changed_BJ, mine_B, residuals, tile, N, TILE: tl.constexp
     changed_at = tl.max(tl.where(changed_BJ, place_BJ, -1))
     one = tl.sum(tl.where(mine_B, residuals[0], 0.0), 0)
     two = tl.sum(tl.where(mine_B, residuals[1], 0.0), 0)
-    place = two / tl.where(one == 0.0, 1.0, one) * TILE - 1.0
-    width = tl.minimum(N - tile * TILE, J)
-    inside = (one != 0.0) & (place >= -0.5) & (place < width - 0.5)
-    ramp = tl.where(inside, tl.floor(tl.where(inside, place, 0.0) + 0.5).to(tl.int32), -1)
-    found = tl.where(odd == 1, odd_at, tl.where(changed == 1, changed_at, ramp))
+    ratio = two / tl.where(one == 0.0, 1.0, one)  # below: as checksum.place_of
+    near = (one != 0.0) & (tl.abs(ratio) < 2.0)
+    half = tl.floor((TILE - 1 - tl.abs(tl.where(near, ratio, 0.0)) * TILE) / 2.0 + 0.5)
+    place = 2 * half.to(tl.int32) + (ratio < 0.0).to(tl.int32)
+    inside = near & (place >= 0) & (place < tl.minimum(N - tile * TILE, J))
+    found = tl.where(odd == 1, odd_at, tl.where(changed == 1, changed_at, place))
+    found = tl.where((odd == 1) | (changed == 1) | inside, found, -1)
     return tl.where(found >= 0, found + tile * TILE, -1)
 
 
@@ -118,7 +120,9 @@ def _moved(noted_B, again_B, squares_B):
     since two kernels may lay the same accumulators out differently. 2^-21: half of the least T2."""
     size_B = tl.maximum(tl.sqrt(squares_B), tl.abs(again_B))
     near_B = tl.abs(noted_B - again_B) <= 4.76837158203125e-07 * size_B
-    return (near_B | (noted_B == again_B)) == 0
+    # Sums beyond fp32 are Inf, or no number: Inf - Inf. The fp64 sums tell what that means.
+    neither_B = (noted_B != noted_B) & (again_B != again_B)
+    return (near_B | (noted_B == again_B) | neither_B) == 0
 
 
 @triton.jit

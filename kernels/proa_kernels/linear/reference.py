@@ -11,7 +11,9 @@ from __future__ import annotations
 import torch
 
 from proa_kernels.checksum import joined
-from proa_kernels.rowcheck import Product, Tamper, Tiling, check_rows, squares_of
+from proa_kernels.rowcheck import Product, Tamper, Tiling, check_rows
+
+ROWS_MANY = 64
 
 
 def checked_product(
@@ -52,9 +54,13 @@ class Matrix(Product):
         self.bias = None if bias_N is None else bias_N.float()
 
     def prepare(self) -> None:
-        checks_MT = self._x_MK @ joined(self._columns, torch.float32)
-        self._checks = checks_MT.view(len(checks_MT), self.tiling.count, 2, 1)
-        self._squares = squares_of(self._x_MK.unsqueeze(2))
+        columns_KT = joined(self._columns, torch.float32)
+        # For many rows this way round is up to twice as fast, for few it is slower.
+        many = len(self._x_MK) >= ROWS_MANY
+        checks_MT = (columns_KT.T @ self._x_MK.T).T if many else self._x_MK @ columns_KT
+        checks_MT2 = checks_MT.unflatten(1, (self.tiling.count, 2))  # type: ignore[no-untyped-call]
+        self._checks: torch.Tensor = checks_MT2.unsqueeze(3)
+        self._squares: torch.Tensor = torch.linalg.vector_norm(self._x_MK, dim=1).square_()
 
     def compute(self, attempt: int) -> torch.Tensor:
         acc_MN = torch.nn.functional.linear(self._x_MK, self._weight_NK, self.bias)
@@ -69,7 +75,7 @@ class Matrix(Product):
         return self._checks
 
     def squares(self) -> torch.Tensor:
-        return self._squares
+        return self._squares[:, None, None]
 
     def inputs(self, tile: int, rows_R: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         return self._x_MK[rows_R].double()

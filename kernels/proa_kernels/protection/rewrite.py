@@ -47,7 +47,7 @@ def protect(
     Raises PlanRefused or WeightsRefused, naming the layer.
     """
     _check_program(program, plan)
-    module = copy.deepcopy(program.graph_module)
+    module = _copied(program)
     products = _products(program, module, plan, batch)
     plan.check_layers(layer.layer for layer, site in products if site)
     taken: dict[str, Stored] = {}
@@ -65,6 +65,15 @@ def protect(
     if plan.strict and missed:
         raise PlanRefused(f"strict: {missed[0].layer} ({missed[0].op}): {missed[0].reason}")
     return _Rewrite(program, module, taken).run(checked, plan.mode == "correct"), coverage
+
+
+def _copied(program: ExportedProgram) -> GraphModule:
+    """The program's graph, to be edited. Specs name nodes, and a plain copy renames those that are
+    called as something of Python's: `input`, which every `nn.Sequential` has."""
+    module: GraphModule = copy.deepcopy(program.graph_module)
+    for node, old in zip(module.graph.nodes, program.graph.nodes, strict=True):
+        node.name = old.name
+    return module
 
 
 def weights_digest(program: ExportedProgram) -> str:

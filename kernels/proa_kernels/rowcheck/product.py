@@ -71,6 +71,11 @@ class Product(ABC):
     def checksums(self) -> torch.Tensor:
         """Inputs times checksums, `[B, T, 2, P]`, fp32, without the bias."""
 
+    def sums(self) -> torch.Tensor | None:
+        """The sum of the inputs of each row, `[B, 1 or G, P]`, fp32, or None: where it comes with
+        the checksums it spares the pass for `squares`, which is then asked for if it must be."""
+        return None
+
     @abstractmethod
     def squares(self) -> torch.Tensor:
         """|a|^2 of each row, `[B, 1 or G, P]`, fp32."""

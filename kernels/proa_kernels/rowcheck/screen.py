@@ -1,17 +1,19 @@
 """The clean path: sums, checksums and limits of all rows in fp32, with one pass over the results.
 
-The norm |C| of T2 would be a second pass, so a sieve comes first whose limit is never above T2:
-without |C|, and with u + v > max(u, v) nowhere. What it passes T2 passes; what it does not has
-the norm taken and T2 asked.
+The norm |C| of T2 would be a second pass over them, and |a| one over the inputs, so sieves come
+first whose limits are never above T2. What one passes T2 passes, what it does not goes on to the
+next: `quick`, without either norm where the product knows the sums of its inputs; `sieve`, with
+|a|; then |C| is taken and T2 itself asked.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 
-from proa_kernels.checksum import ramp
+from proa_kernels.checksum import TILE, ramp
 from proa_kernels.rowcheck import config
 from proa_kernels.rowcheck.product import Product, Tiling
 
@@ -19,24 +21,65 @@ SQUARES_AT_ONCE = 1 << 18  # values: 1 MiB
 
 
 class Screen:
-    """Residuals `[B, T, 2, P]` of one product's accumulators, and their limits."""
+    """Residuals `[B, T, 2, P]` of one product's accumulators, without signs, and their limits."""
 
     def __init__(self, product: Product, acc_BNP: torch.Tensor) -> None:
         self._product, self._acc = product, acc_BNP
-        tiling = product.tiling
         self._checks = product.checksums()
-        size_BGP = product.squares().sqrt_()
-        if size_BGP.shape[1] > 1 and tiling.per_group > 1:
-            size_BGP = size_BGP.repeat_interleave(tiling.per_group, 1)
-        self._size = size_BGP
         # In units of |a|: |W|_F / sqrt K, and |c| / sqrt K of both checksums.
         self._units_T3 = product.scales / math.sqrt(product.inner)
-        sums, self._bias_T = tile_sums(acc_BNP, tiling), None
+        self._known_size: torch.Tensor | None = None
+        sums, self._bias_T = tile_sums(acc_BNP, product.tiling), None
         if product.bias is not None:
-            bias_1N1 = product.bias[None, :, None]
-            sums -= tile_sums(bias_1N1.double(), tiling).float()
-            self._bias_T = tile_squares(bias_1N1, tiling).sqrt_()
-        self.residual = sums.sub_(self._checks)
+            bias_sums_T2, self._bias_T = _of_bias(product.bias, product.tiling)
+            sums -= bias_sums_T2[..., None]
+        self.residual = sums.sub_(self._checks).abs_()
+
+    @property
+    def _size(self) -> torch.Tensor:
+        """|a|, for each tile where groups have tiles of their own."""
+        if self._known_size is None:
+            per_group = self._product.tiling.per_group
+            size_BGP = self._product.squares().sqrt_()
+            if size_BGP.shape[1] > 1 and per_group > 1:
+                size_BGP = size_BGP.repeat_interleave(per_group, 1)
+            self._known_size = size_BGP
+        return self._known_size
+
+    def quick(self) -> torch.Tensor:
+        """The worst ratio of each row, `[B, G, P]`, to one limit for all tiles, never above T2; NaN
+        where something is NaN or Inf.
+
+        |sum a| / sqrt K is at most |a| (Cauchy, Schwarz), and near it where inputs have one sign,
+        as after a ReLU. If that is more, the bias's norm counts, as it does in T2 for |C|.
+        """
+        product = self._product
+        inner, groups = product.inner, product.tiling.groups
+        noise = config.noise(inner)
+        residual, units_T3 = self.residual, self._units_T3
+        units_T2 = noise * (units_T3[:, 1:] + 2.0 * units_T3[:, :1]) + config.split_floor(inner)
+        # Beyond fp32 they are Inf, which does not pass; as fp64 numbers torch would refuse them.
+        units_T2 = units_T2.float()
+        unit, most = float(units_T2.amin()), float(units_T2.amax())
+        least_T: torch.Tensor | float = config.floor(inner)
+        if self._bias_T is not None:
+            least_T = self._bias_T.mul(2.0 * noise).clamp_min_(least_T)
+        if 2.0 * unit < most < 2.0**10 * unit:  # a narrow tile, or a small one; farther underflows
+            shares_T2 = unit / units_T2
+            residual = residual * shares_T2[..., None]
+            least_T = least_T * shares_T2.amin(1)
+        least = float(least_T.amin()) if isinstance(least_T, torch.Tensor) else least_T
+        sums_BGP = product.sums()
+        if sums_BGP is None:
+            limit_BGP = self._size[:, :: product.tiling.per_group] * unit
+        else:
+            # The sum is itself off by a share of sum |a|, which is at most sqrt K |a|.
+            share = 1.0 / (math.sqrt(inner) * (1.0 + config.bound(inner)))
+            limit_BGP = sums_BGP.abs().mul_(share * unit)
+        limit_BGP.clamp_min_(least)
+        by_group = residual.view(len(residual), groups, -1, residual.shape[3])
+        # A limit of Inf would pass all: 0 Inf is NaN.
+        return by_group.amax(2).div_(limit_BGP).add_(limit_BGP, alpha=0.0)
 
     def sieve(self) -> torch.Tensor:
         """Ratios of residuals to a limit at or below T2; NaN where something is NaN or Inf."""
@@ -47,6 +90,9 @@ class Screen:
         large = (noise * self._units_T3[:, 1:]).float() + small  # beside |a| |c| / sqrt K
         limit = torch.add(size * small[..., None], self._checks.abs(), alpha=noise)
         limit = torch.maximum(limit, size * large[..., None], out=limit)
+        # |C|, or the bias, is at least half of |sum C| / sqrt TILE: far above |a| |W| / sqrt K
+        # where all have one sign, while their second sum is small.
+        limit[:, :, 1].add_(self._checks[:, :, 0].abs(), alpha=noise / math.sqrt(TILE))
         return self._ratio(limit.add_(config.floor(inner)))
 
     def ratio(self) -> torch.Tensor:
@@ -56,7 +102,7 @@ class Screen:
         bound = tile_squares(self._acc, self._product.tiling).sqrt_().unsqueeze(2)
         bound = torch.maximum(bound, size * self._units_T3[:, :1].float()[..., None])
         if self._bias_T is not None:
-            bound = torch.maximum(bound, self._bias_T.unsqueeze(2))
+            bound = torch.maximum(bound, self._bias_T[:, None, None])
         limit = torch.maximum(self._checks.abs(), size * self._units_T3[:, 1:].float()[..., None])
         limit = limit.add_(bound, alpha=2.0).mul_(config.noise(inner))
         limit = limit.add_(size, alpha=config.split_floor(inner)).add_(config.floor(inner))
@@ -67,7 +113,7 @@ class Screen:
         # A limit of Inf would pass all. It is one where |a| is, or a scale; a check value of Inf
         # is in the residual, too. 0 Inf is NaN.
         unsafe = self._size * self._units_T3.sum().mul(0.0).float()
-        return self.residual.abs().div_(limit).add_(unsafe.unsqueeze(2))
+        return self.residual.div(limit).add_(unsafe.unsqueeze(2))
 
 
 def limits(
@@ -90,7 +136,7 @@ def tile_sums(acc_BNP: torch.Tensor, tiling: Tiling) -> torch.Tensor:
     """Both sums of each row in each tile, `[B, T, 2, P]`."""
     found = []
     for start, count, width in tiling.runs():
-        ramp_2J = ramp(width, acc_BNP.dtype, acc_BNP.device)
+        ramp_2J = _ramp(width, acc_BNP.dtype, acc_BNP.device)
         part = _run(acc_BNP, start, count, width)  # [B, count, J, P]
         batch, _, _, places = part.shape
         if width == 1:
@@ -103,6 +149,24 @@ def tile_sums(acc_BNP: torch.Tensor, tiling: Tiling) -> torch.Tensor:
             sums = torch.bmm(ramp_2J.expand(len(flat), 2, width), flat)
             found.append(sums.view(batch, count, 2, places))
     return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+@cache
+def _ramp(width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """The check vectors, made once: a dozen small operations."""
+    return ramp(width, dtype, device)
+
+
+def _of_bias(bias_N: torch.Tensor, tiling: Tiling) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both sums of the bias in each tile, `[T, 2]`, and its norms, `[T]`."""
+    sums, norms = [], []
+    for start, count, width in tiling.runs():
+        part_TJ = bias_N[start : start + count * width].view(count, width).double()
+        sums.append(part_TJ @ _ramp(width, torch.float64, bias_N.device).T)
+        norms.append(torch.linalg.vector_norm(part_TJ, dim=1))
+    if len(sums) == 1:
+        return sums[0].float(), norms[0].float()
+    return torch.cat(sums).float(), torch.cat(norms).float()
 
 
 def squares_of(values_BNP: torch.Tensor, groups: int = 1) -> torch.Tensor:

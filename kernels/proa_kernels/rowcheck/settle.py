@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from proa_kernels.checksum import TILE, ramp
+from proa_kernels.checksum import place_of, ramp
 from proa_kernels.rowcheck import config
 from proa_kernels.rowcheck.product import Product
 from proa_kernels.rowcheck.screen import Screen, limits
@@ -44,9 +44,10 @@ class Check:
     def _ratio(self, acc_BNP: torch.Tensor) -> float:
         """The worst ratio that is no alarm's; what is suspicious is settled."""
         screen = Screen(self.product, acc_BNP)
-        worst = float(screen.sieve().amax())
-        if worst <= 1.0:
-            return worst
+        for sieve in (screen.quick, screen.sieve):
+            worst = float(sieve().amax())
+            if worst <= 1.0:
+                return worst
         ratio_BTP = screen.ratio().amax(2)
         suspect_BTP = ~(ratio_BTP <= 1.0)
         if not bool(suspect_BTP.any()):
@@ -115,16 +116,16 @@ class _Residual:
         """The output column of a single wrong element, -1 where it cannot be told.
 
         What is no number, or the one element that a recomputation changes, is it. A fault that
-        stays: its part in the second sum over that in the first is its place in the ramp.
+        stays: its part in the second sum over that in the first is the weight of its place.
         """
         for odd_J in (~torch.isfinite(self.part_RJ[at]), differs_J):
             places = odd_J.nonzero().flatten()
             if len(places) == 1:
                 return self.start + int(places[0])
         ones, steps = self.residual_R2[at].tolist()
-        place = steps / ones * TILE - 1.0 if ones else math.nan
-        inside = -0.5 <= place < self.part_RJ.shape[1] - 0.5
-        return self.start + round(place) if inside else -1
+        ratio = steps / ones if ones else math.nan
+        place = place_of(ratio) if abs(ratio) < 2.0 else -1
+        return self.start + place if 0 <= place < self.part_RJ.shape[1] else -1
 
 
 class _Place:
@@ -177,7 +178,9 @@ class _Place:
         # 2^-28 of fp32's bound is what the fp64 sums here may be off by.
         stored_R2 += config.floor(self._inner) + 2.0**-28 * bound_RJ.sum(1, keepdim=True)
         gap_R2 = (exact_RJ @ self._ramp_2J.T - self._checksum_R2).abs()
-        return (found.ratio_R <= 1.0) | (arithmetic_R & (gap_R2 <= stored_R2).all(1))
+        # Inf is no agreement: a stored checksum that is one would allow any gap.
+        agrees_R = ((gap_R2 <= stored_R2) & torch.isfinite(stored_R2)).all(1)
+        return (found.ratio_R <= 1.0) | (arithmetic_R & agrees_R)
 
     def replace(
         self, acc_BNP: torch.Tensor, again_BNP: torch.Tensor, which_R: torch.Tensor

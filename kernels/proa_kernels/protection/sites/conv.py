@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from proa_kernels.conv import DTYPES
 from proa_kernels.conv.checksum import take
-from proa_kernels.conv.geometry import same_padding
+from proa_kernels.conv.geometry import may_crash, same_padding
 from proa_kernels.dup import ops as _dup  # noqa: F401  # registers proa::dup_conv2d
 from proa_kernels.protection.sites.base import Call, Site, Stored, operands, refusal
 from proa_kernels.protection.sites.constants import Constants
@@ -70,6 +70,8 @@ def _site(node: Node, constants: Constants) -> Site | str:
         return reason
     stride, dilation = (_each(at[name], dimensions) for name in ("stride", "dilation"))
     padding = _padding(at["padding"], list(value.shape[2:]), dilation)
+    if may_crash(value.shape[2:], padding):
+        return "a kernel of one tap with padding, where torch's own convolution may crash"
     return ConvSite(
         node, source, value.dtype, tuple(value.shape),
         at["input"], at["weight"], at["bias"],
