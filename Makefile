@@ -105,11 +105,11 @@ results-abft: $(RUNTIME) ## measure what checked products cost, and answers unde
 
 results-campaign: $(RUNTIME) ## the full fault campaign, into docs/results (10 minutes)
 	rm -rf out/abft
-	$(BIN)/proa abft campaign --size full --markdown docs/results/abft-campaign.md
-	cp out/abft/campaign.json docs/results/abft-campaign.json
+	$(BIN)/proa abft campaign --size full --markdown docs/results/abft-campaign.md \
+	  --brief docs/results/abft-campaign.json
 
-results-store: $(RUNTIME) ## measure the embedding-parity store, into docs/results
-	$(BIN)/python benchmarks/store.py
+results-store: $(RUNTIME) ## measure the embedding-parity store, into docs/results (12 minutes)
+	$(BIN)/python benchmarks/store.py $(ARGS)
 
 clean: ## delete what builds, tests and demos left; .venv stays
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,21 +137,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--merge-only", action="store_true", help="keep the CPU rows of abft.json")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results are")
     args = parser.parse_args(argv)
-    target = args.results / "abft.json"
     if args.merge_only:
-        old = json.loads(target.read_text(encoding="utf-8"))
+        old = json.loads((args.results / "abft.json").read_text(encoding="utf-8"))
         rows = [row for row in old["rows"] if "cpu_overhead" in row]
-        coverage, run = old["coverage"], old["run"]
-    else:
-        rows, coverage, run = _measure_all(args)
-    tree = merged(rows, coverage, run, args.results)
-    args.results.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
-    (args.results / "abft.md").write_text(page(tree), encoding="utf-8")
+        _write(rows, old["coverage"], old["run"], args.results)
+        return 0
+    for rows, coverage, run in _measured(args):  # what was measured stays if the next is cut off
+        _write(rows, coverage, run, args.results)
     return 0
 
 
-def _measure_all(args: argparse.Namespace) -> tuple[Rows, Rows, dict[str, Any]]:
+def _write(rows: Rows, coverage: Rows, run: Mapping[str, Any], folder: Path) -> None:
+    tree = merged(rows, coverage, run, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "abft.json").write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+    (folder / "abft.md").write_text(page(tree), encoding="utf-8")
+
+
+def _measured(args: argparse.Namespace) -> Iterator[tuple[Rows, Rows, dict[str, Any]]]:
+    """All so far, after each network."""
     torch.set_num_threads(1)
     device = device_of("cpu")
     run = {
@@ -173,9 +177,9 @@ def _measure_all(args: argparse.Namespace) -> tuple[Rows, Rows, dict[str, Any]]:
             found, covers = measure(name, batches, effort, device.name, small=args.small)
             rows += found
             coverage += covers
+            run["load_after"] = round(os.getloadavg()[0], 1)
             print(f"{name}: {len(found)} rows", file=sys.stderr, flush=True)
-    run["load_after"] = round(os.getloadavg()[0], 1)
-    return rows, coverage, run
+            yield rows, coverage, run
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-# The image of frontend, encoder and decoder, of fetch and smoke. Context: the repository.
+# The image of frontend, encoder and decoder, of the store's agents and coordinator, of fetch and
+# smoke. Context: the repository.
 # Only what a Docker of today knows by itself: no frontend of another syntax is pulled.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
@@ -13,13 +14,14 @@ COPY services/proa services/proa
 COPY kernels/proa_kernels kernels/proa_kernels
 COPY chaos/proa_chaos chaos/proa_chaos
 # Everything becomes a wheel first, and is installed from there alone: nothing by the name of proa
-# comes from an index.
+# comes from an index. redis and hiredis are what the extra `store` has beside a server of its own,
+# which pods have an image for.
 RUN --mount=type=cache,target=/var/cache/pip \
     python3 -m pip wheel --constraint constraints.txt --no-build-isolation \
-    --wheel-dir /opt/wheels '.[cluster]'
+    --wheel-dir /opt/wheels '.[cluster]' hiredis redis
 RUN python3 -m venv --without-pip /opt/venv
 RUN python3 -m pip --python /opt/venv/bin/python install --no-index \
-    --find-links /opt/wheels 'proa[cluster]'
+    --find-links /opt/wheels 'proa[cluster]' hiredis redis
 RUN python3 -m pip --python /opt/venv/bin/python check
 
 FROM ${PYTHON_IMAGE} AS services

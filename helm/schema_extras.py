@@ -29,7 +29,7 @@ DNS_NAMES: Schema = {
 def tls() -> Schema:
     """Certificates: cert-manager's, or given ones."""
     issuer = closed({"name": NAME, "kind": choice("Issuer", "ClusterIssuer"), "group": NAME})
-    roles = ("frontend", "encoder", "decoder", "worker", "client")
+    roles = ("frontend", "encoder", "decoder", "worker", "store", "client")
     return closed(
         {
             "enabled": FLAG,
@@ -71,6 +71,7 @@ def network_policy() -> Schema:
         {
             "enabled": FLAG,
             "clientsFrom": OBJECTS,
+            "storeClientsFrom": OBJECTS,
             "prometheusFrom": OBJECTS,
             "dnsTo": OBJECTS,
             "apiServerTo": OBJECTS,
@@ -92,6 +93,7 @@ def monitoring() -> Schema:
             "runbookUrl": {"anyOf": [{"const": ""}, HTTP_URL]},
             "availabilityPercent": number(1, 99.9999, "number"),
             "redundancyLostRatioMax": number(0, 3, "number"),
+            "storeLagVersionsMax": number(1, 1_000_000),
         }
     )
     return closed(

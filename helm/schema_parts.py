@@ -16,6 +16,7 @@ from proa.encoder.settings import EncoderSettings
 from proa.frontend.settings import FrontendSettings
 from proa.runtime.settings import settings_of
 from proa.spec.schema import spec_schema
+from proa.store.settings import AgentSettings, CoordinatorSettings
 from proa.worker.settings import WorkerSettings
 
 Schema = dict[str, Any]
@@ -25,12 +26,16 @@ SETTINGS = {
     "encoder": EncoderSettings,
     "decoder": DecoderSettings,
     "worker": WorkerSettings,
+    "store": AgentSettings,
+    "coordinator": CoordinatorSettings,
 }
 # What the templates set themselves, or what would contradict the pods: ports, places, discovery.
 NOT_OFFERED = frozenset(
     (
         "ADMIN_PORT",
         "CLIENT_TLS_DIR",
+        "COORDINATOR",
+        "CRASH_AT",
         "DECODERS",
         "DISCOVERY",
         "DNS_PREFIX",
@@ -38,20 +43,31 @@ NOT_OFFERED = frozenset(
         "DRAIN_S",
         "ENCODERS",
         "FAULTS",
+        "HOLDER",
         "HOST",
         "HTTP_PORT",
         "INSTANCE",
+        "K",
         "METRICS_PORT",
         "NAMESPACE",
         "POD",
         "PORT",
+        "R",
+        "READER_PASSWORD_FILE",
+        "READER_USER",
         "READY_WHEN",
         "REPOSITORY",
         "RESTART_LEASE",
         "SCRATCH",
         "SECRETS",
+        "SERVER",
+        "SERVER_PASSWORD_FILE",
+        "SERVER_USER",
+        "SHARD",
+        "SHARDS",
         "SPECS",
         "START_S_MAX",
+        "STATE",
         "THREADS",
         "TLS_DIR",
         "TOKENS",
@@ -244,6 +260,38 @@ def pool() -> Schema:
     )
 
 
+def store() -> Schema:
+    """The embedding-parity store. k, r and shards have the limits of its coordinator."""
+    others = {"replicas", "drainSeconds", "affinity", "extraVolumes", "extraVolumeMounts"}
+
+    def pod(service: str) -> dict[str, Schema]:
+        return {key: value for key, value in pod_keys(service).items() if key not in others}
+
+    spread = closed(
+        {
+            "topologyKey": {"type": "string", "minLength": 1, "maxLength": 316},
+            "whenUnsatisfiable": choice("ScheduleAnyway", "DoNotSchedule"),
+        }
+    )
+    volume = closed({"enabled": FLAG, "size": QUANTITY, "storageClassName": NAME})
+    return closed(
+        pod("store")
+        | {
+            "enabled": FLAG,
+            "image": TEXT,
+            "k": number(1, 16),
+            "r": number(1, 2),
+            "shards": number(2, 64),
+            "memoryMiB": number(16, 1 << 22),
+            "cpu": QUANTITY,
+            "auth": closed({"existingSecret": NAME}),
+            "spread": spread,
+            "persistence": volume,
+            "coordinator": closed(pod("coordinator") | {"replicas": number(1, 10)}),
+        }
+    )
+
+
 def source() -> Schema:
     """models[].source: exactly one of its keys."""
     image = closed(
@@ -336,7 +384,8 @@ def frontend() -> Schema:
 
 def chart_keys() -> dict[str, Schema]:
     """Every top-level key that is not in schema_extras."""
-    accounts = dict.fromkeys(("frontend", "encoder", "decoder", "worker"), NAME)
+    roles = ("frontend", "encoder", "decoder", "worker", "store", "coordinator")
+    accounts = dict.fromkeys(roles, NAME)
     domain: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"}
     return {
         "nameOverride": {"type": "string", "pattern": "^$|^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"},
@@ -349,6 +398,7 @@ def chart_keys() -> dict[str, Schema]:
         "frontend": frontend(),
         "encoder": closed(pod_keys("encoder") | {"enabled": FLAG}),
         "decoder": closed(pod_keys("decoder") | {"enabled": FLAG}),
+        "store": store(),
         "discovery": closed({"mode": choice("kubernetes", "dns"), "clusterDomain": domain}),
         "serviceAccount": closed(
             {"create": FLAG, "annotations": TEXTS_BY_NAME, "names": closed(accounts)}

@@ -20,6 +20,8 @@ SERVICES = {
     "encoder": ("proa.encoder.main", "encode groups of queries and run their parity"),
     "decoder": ("proa.decoder.main", "reconstruct missing predictions"),
     "worker": ("proa.worker.main", "run Triton with a packed model"),
+    "store-agent": ("proa.store.agent", "run one shard of a store, beside its Redis or Valkey"),
+    "store-coordinator": ("proa.store.coordinator", "say who runs which shard of a store"),
     "fetch": ("proa.cluster.fetch", "get a model's files, then end"),
     "smoke": ("proa.cluster.smoke", "ask every model a few queries, then end"),
     "chaos": ("proa_chaos.kubernetes.main", "run one experiment on a release, then end"),
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as exc:
         sys.stderr.write(
             f"proa-service {name}: the package {exc.name} is not installed;"
-            " pip install 'proa[cluster]', and for a worker 'proa[worker]'\n"
+            " pip install 'proa[cluster]', for a worker 'proa[worker]', for a store 'proa[store]'\n"
         )
         return _FAILED
     return int(start()) if name in _RUNS_ITSELF else run(start, service=name)

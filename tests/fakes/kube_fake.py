@@ -32,6 +32,7 @@ USER = f"system:serviceaccount:{NAMESPACE}:proa-frontend"
 KINDS = {
     "endpointslices": "EndpointSlice",
     "leases": "Lease",
+    "configmaps": "ConfigMap",
     "pods": "Pod",
     "events": "Event",
     "jobs": "Job",

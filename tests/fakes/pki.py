@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-ROLES = ("proa-frontend", "proa-encoder", "proa-decoder", "proa-worker")
+ROLES = ("proa-frontend", "proa-encoder", "proa-decoder", "proa-worker", "proa-store")
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
 DAY, HOUR = dt.timedelta(days=1), dt.timedelta(hours=1)
 

@@ -47,6 +47,20 @@ class Perceptron(torch.nn.Module):
         return self.second(torch.relu(self.first(self.conv(image).flatten(1))))
 
 
+class Attentive(torch.nn.Module):
+    """Three checkable layers: `rows`, attention between the image's rows, `head`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.rows, self.head = torch.nn.Linear(4, 24), torch.nn.Linear(32, 3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.rows(image).chunk(3, -1)  # [B, 1, 4, 8]
+        mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+        return self.head(mixed.flatten(1))
+
+
 class Logarithm(torch.nn.Module):
     """NaN for negative inputs, finite for zeros."""
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import reduce
 from typing import Any
 
 import numpy as np
+import redis
 
 from proa.api.v1 import store_pb2, store_pb2_grpc
 from proa.local.processes import Limits, State
@@ -32,7 +34,8 @@ from proa.store.protocol.layout import Block
 from proa.store.protocol.storage import BlockView, StripeView
 from proa.store.redis_disk import RedisViews
 from proa.store.tables import Table
-from proa.store.told import Told, ask
+from proa.store.told import Told, ask, server_at
+from proa.store.valkey import socket_of
 
 QUICK = Limits(backoff_s_max=0.3)
 PACE_S = 0.01
@@ -55,9 +58,7 @@ class Model:
         """These rows have been sent."""
         table = self.table
         self.stored[ids] = table.update(ids, self.stored[ids], gradients.view(np.uint8))
-        for row, weights in zip(
-            ids.tolist(), table.weights(ids, self.stored[ids]), strict=True
-        ):
+        for row, weights in zip(ids.tolist(), table.weights(ids, self.stored[ids]), strict=True):
             self.values[row].append(weights.tobytes())
 
     def ack(self, ids: np.ndarray) -> None:
@@ -140,10 +141,11 @@ async def started(options: StoreOptions) -> AsyncIterator[Watch]:
     lines: list[str] = []
 
     def sink(name: str, line: str) -> None:
-        lines.append(f"{name} | {line}")
+        if not name.startswith("valkey"):
+            lines.append(f"{name} | {line}")
 
     async with embedded_store(options, sink=sink, limits=QUICK) as running:
-        watch = Watch(running)
+        watch = Watch(running, lines)
         try:
             await running.supervisor.ready()
             yield watch
@@ -155,8 +157,8 @@ async def started(options: StoreOptions) -> AsyncIterator[Watch]:
 class Watch:
     """Looks at a running store from outside."""
 
-    def __init__(self, running: RunningStore) -> None:
-        self.running = running
+    def __init__(self, running: RunningStore, lines: list[str]) -> None:
+        self.running, self.lines = running, lines
         self.supervisor = running.supervisor
         self.address = running.topology.address
         self._channel = connect(self.address, message_bytes_max=8 << 20)
@@ -204,6 +206,23 @@ class Watch:
         assert report is not None
         return report
 
+    def server(self, shard: int) -> redis.Redis:
+        """For what a test wants to set or spoil."""
+        path = socket_of(self.running.topology.directories[shard])
+        return redis.Redis(unix_socket_path=str(path), socket_timeout=20)
+
+    async def metric(self, shard: int, name: str) -> float:
+        """A number that the shard's agent exports; `name` with its labels."""
+        specs = self.running.topology.processes
+        port = next(spec.admin_port for spec in specs if spec.name == agent_name(shard))
+
+        def get() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+                return str(page.read().decode())
+
+        lines = (await asyncio.to_thread(get)).splitlines()
+        return next((float(x.rpartition(" ")[2]) for x in lines if x.startswith(name + " ")), 0.0)
+
     def pid(self, name: str) -> int | None:
         status = next(p for p in self.supervisor.status() if p.name == name)
         return status.pid if status.state is State.READY else None
@@ -214,9 +233,7 @@ class Watch:
         epochs = await self.epochs()
         for name in names:
             self.supervisor.kill(name)
-        await until_sync(
-            lambda: all(self.pid(name) not in (None, before[name]) for name in names)
-        )
+        await until_sync(lambda: all(self.pid(name) not in (None, before[name]) for name in names))
         for shard, epoch in epochs.items():
             if agent_name(shard) in names or server_name(shard) in names:
                 await self.epoch_after(shard, epoch)
@@ -253,7 +270,7 @@ class Watch:
         """Parity on the disks is that of the data on the disks; how many stripes have data."""
         told = await self.told()
         layout = told.catalogue.layout
-        disks = RedisViews({s: told.server(s) for s in told.map.shards}, lambda: layout)
+        disks = RedisViews({s: server_at(told.servers[s]) for s in told.map.shards}, lambda: layout)
         try:
             stripes = [await _blocks(disks, told, stripe) for stripe in range(layout.stripes)]
         finally:
@@ -286,7 +303,7 @@ async def _blocks(disks: RedisViews, told: Told, stripe: int) -> list[Bytes]:
 async def until(condition: Callable[[], Awaitable[object]], timeout_s: float = WHOLE_S) -> None:
     """Wait until it is true. Errors: TimeoutError."""
     async with asyncio.timeout(timeout_s):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110  # of other processes
             await asyncio.sleep(0.05)
 
 

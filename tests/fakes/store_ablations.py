@@ -80,6 +80,7 @@ GHOSTS = Mix(
     deltas_lost=0.6,
     refresh=0.1,
     step_faults=("ghost",),
+    open_blocks=9,
 )
 LATE_PARITY = Mix(
     strikes=0,
@@ -89,10 +90,11 @@ LATE_PARITY = Mix(
     steps=("W4",),
     countdown=(1, 2, 3),
     step_faults=("wipe",),
+    open_blocks=9,
 )
 HALF_SENT = Mix(
     faults=("wipe",), strikes=0, lossy=0.0, doubled=0.0, steps=("W3",), countdown=(1, 3, 5),
-    step_faults=("wipe",), pushes=16,
+    step_faults=("wipe",), pushes=16, open_blocks=9,
 )  # fmt: skip
 DISORDER = Mix()
 

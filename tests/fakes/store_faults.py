@@ -24,7 +24,6 @@ CONFIG = StoreConfig(
     detect_s=0.07,
     map_ttl_s=0.05,
     sweep_rows=2,
-    open_blocks=1,
     sweep_blocks=2,
     joins_max=2,
     decode_tries=3,
@@ -51,6 +50,7 @@ class Mix:
     deltas_lost: float = 0.0  # beside those lost like all others
     refresh: float = 0.7  # how eager clients are to replace an old map
     beyond: bool = False
+    open_blocks: int = 1  # that an owner compares at a time: any number of parts, or one
     tables: float = 0.5  # the share of worlds in which tables are added
     # At the n-th time that some process comes to this step, n out of `countdown`, it is struck.
     steps: tuple[str, ...] = STEPS

@@ -11,6 +11,7 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class World(Faults):
         shards = k + r + rng.choice((0, 0, 0, 1))
         self.layout = Layout.uniform(k=k, r=r, shards=shards, stripes=stripes, rows=3, width=4)
         self.settled = stripes
-        self.config = CONFIG
+        self.config = replace(CONFIG, open_blocks=self.mix.open_blocks)
         self.update = update
         self.books = Books(self.layout, update)
         self.now = 0.0
@@ -300,9 +301,10 @@ class World(Faults):
         client.alive = True
         client.map, client.map_asked = self.persisted, self.now
         self.read_to_end.clear()
-        for block in self.data_blocks:
+        blocks = list(self.data_blocks)  # tables may be settled meanwhile
+        for block in blocks:
             client.read(block)
         end = self.now + 1.0
-        self._play(lambda: len(self.read_to_end) == len(self.data_blocks) or self.now > end)
-        if not all(self.read_to_end.get(block) for block in self.data_blocks):
+        self._play(lambda: len(self.read_to_end) == len(blocks) or self.now > end)
+        if not all(self.read_to_end.get(block) for block in blocks):
             raise Violation("some rows cannot be read at the end")

@@ -8,7 +8,8 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -16,13 +17,18 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
-from helm.chart import ROOT
+from helm.chart import ROOT, over
 from helm.release import of_kind, render
 from proa.decoder.service import DecoderService
 from proa.encoder.service import EncoderService
 from proa.frontend.auth import Auth
 from proa.frontend.metrics import SECONDS, EngineCollector, FrontendMetrics
 from proa.runtime.tls import export_expiry
+from proa.store import coordinator
+from proa.store.books import Books
+from proa.store.metrics import AgentMetrics
+from proa.store.protocol.cluster_map import ClusterMap
+from proa.store.shell import Shell
 from proa.worker.main import CanaryMetrics
 
 RULES = Path(__file__).parent / "rules"
@@ -41,6 +47,9 @@ SPEC_MODEL = {
 }
 
 
+STORE = {"store": {"enabled": True, "image": "valkey", "auth": {"existingSecret": "users"}}}
+
+
 def of_slo(**slo: float) -> dict[str, Any]:
     spec = {"model": SPEC_MODEL, "slo": slo}
     return {"models": [{"name": "digits", "source": {"builtin": "digits"}, "spec": spec}]}
@@ -54,6 +63,11 @@ def families() -> Iterator[Any]:
     CanaryMetrics(registry)
     Auth(None, registry)
     export_expiry(registry, {})
+    AgentMetrics(registry, cast("Shell", SimpleNamespace(agent=None, starts=0)))
+    keeper = SimpleNamespace(map=ClusterMap(0, {}, 0, 0))
+    catalogue = SimpleNamespace(tables=())
+    books = SimpleNamespace(keeper=keeper, catalogue=catalogue)
+    coordinator._export(registry, cast("Books", books))
     EncoderService(None, registry, calls_max=1, deadline_s_max=1.0)  # type: ignore[arg-type]
     DecoderService(registry, calls_max=1)
     collectors: list[Collector] = list(registry._collector_to_names)
@@ -79,8 +93,9 @@ def exported() -> dict[str, set[str]]:
 
 
 def alerts(values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    (rule,) = of_kind(render(values), "PrometheusRule").values()
-    return [one for group in rule["spec"]["groups"] for one in group["rules"]]
+    """Those of the models and those of the store."""
+    rules = of_kind(render(over(STORE, values or {})), "PrometheusRule").values()
+    return [one for rule in rules for group in rule["spec"]["groups"] for one in group["rules"]]
 
 
 def dashboard() -> dict[str, Any]:
@@ -243,8 +258,9 @@ def promtool(folder: Path, *words: str) -> None:
 
 
 def write_rules(folder: Path, values: dict[str, Any] | None = None) -> None:
-    (rule,) = of_kind(render(values), "PrometheusRule").values()
-    (folder / "rules.yaml").write_text(yaml.safe_dump(rule["spec"]), encoding="utf-8")
+    rules = of_kind(render(over(STORE, values or {})), "PrometheusRule").values()
+    groups = {"groups": [group for rule in rules for group in rule["spec"]["groups"]]}
+    (folder / "rules.yaml").write_text(yaml.safe_dump(groups), encoding="utf-8")
 
 
 def test_promtool_takes_the_rules(tmp_path: Path) -> None:

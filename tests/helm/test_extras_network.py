@@ -39,6 +39,13 @@ INSIDE = {
     ("encoder", "parity-worker", 8001),
     ("test", "frontend", 8001),
 }
+STORE = {
+    ("store", "store", 8020),
+    ("store", "store", 6379),
+    ("store", "coordinator", 8021),
+    ("coordinator", "store", 8020),
+    ("coordinator", "store", 6379),
+}
 CHAOS = {
     ("chaos", "frontend", 8001),
     ("chaos", "encoder", 8010),
@@ -52,7 +59,7 @@ def pods(objects: list[Document]) -> dict[str, dict[str, str]]:
     """Labels of the pods by component, or component/model."""
     found = {}
     for one in objects:
-        if one["kind"] not in {"Deployment", "Job", "Pod"}:
+        if one["kind"] not in {"Deployment", "Job", "Pod", "StatefulSet"}:
             continue
         labels = one.get("spec", {}).get("template", one)["metadata"]["labels"]
         model = labels.get("proa.dev/model")

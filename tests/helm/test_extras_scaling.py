@@ -118,7 +118,7 @@ def test_what_cannot_work_is_refused(
 def budgets(objects: list[Document]) -> dict[str, int]:
     """maxUnavailable by the Deployment whose pods it is for; each budget is for one alone."""
     found = {}
-    deployments = of_kind(objects, "Deployment")
+    deployments = of_kind(objects, "Deployment") | of_kind(objects, "StatefulSet")
     for one in of_kind(objects, "PodDisruptionBudget").values():
         spec = one["spec"]
         (name,) = (

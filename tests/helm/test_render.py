@@ -131,7 +131,7 @@ def test_every_mount_has_a_volume_and_every_volume_a_mount(name: str) -> None:
 @pytest.mark.parametrize("name", PROFILES)
 def test_services_find_their_pods_and_nobody_elses(name: str) -> None:
     found = documents(profile(name))
-    deployments = of_kind(found, "Deployment")
+    deployments = [*of_kind(found, "Deployment"), *of_kind(found, "StatefulSet")]
     for service in of_kind(found, "Service"):
         labels = service["metadata"]["labels"]
         chosen = [d for d in deployments if selects(service, d)]

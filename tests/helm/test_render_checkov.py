@@ -22,8 +22,12 @@ ACCEPTED = {
     "CKV_K8S_15": (EVERYWHERE, "image.pullPolicy: nodes keep images, and tags are not moved"),
     "CKV_K8S_43": (EVERYWHERE, "image.*.digest: only who pushed an image knows its digest"),
     "CKV_K8S_38": (
-        ("Deployment.prod.demo-proa-frontend", "Deployment.prod.demo-proa-worker-"),
-        "frontends watch EndpointSlices; with tls workers take turns by a Lease",
+        (
+            "Deployment.prod.demo-proa-frontend",
+            "Deployment.prod.demo-proa-worker-",
+            "Deployment.prod.demo-proa-coordinator",
+        ),
+        "frontends watch EndpointSlices; workers with tls and coordinators take turns by a Lease",
     ),
     "CKV_K8S_8": (("Pod.prod.demo-proa-test-",), "a test ends by itself"),
     "CKV_K8S_9": (("Pod.prod.demo-proa-test-",), "nothing is sent to a test"),

@@ -24,6 +24,7 @@ from proa.decoder.settings import DecoderSettings
 from proa.encoder.settings import EncoderSettings
 from proa.frontend.settings import FrontendSettings
 from proa.runtime.settings import from_env, settings_of
+from proa.store.settings import AgentSettings, CoordinatorSettings
 from proa.worker.settings import WorkerSettings
 
 SERVICES: dict[str, type[Any]] = {
@@ -33,7 +34,12 @@ SERVICES: dict[str, type[Any]] = {
     "worker": WorkerSettings,
     "fetch": FetchSettings,
     "smoke": SmokeSettings,
+    "store-agent": AgentSettings,
+    "store-coordinator": CoordinatorSettings,
 }
+# Where the values of a service are, where that is not its name.
+SECTIONS = {"worker": "workers", "store-agent": "store", "store-coordinator": "store.coordinator"}
+SCHEMAS = {"store-agent": "store", "store-coordinator": "coordinator"}
 MODEL: Values = {
     "name": "far",
     "spec": {
@@ -75,10 +81,13 @@ def running(found: list[dict[str, Any]]) -> list[tuple[str, str, dict[str, str]]
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_service_starts_with_what_the_chart_gives_it(name: str) -> None:
     found = running(documents(VARIANTS[name]))
-    assert {"frontend", "worker"} <= {service for _, service, _ in found}
+    expected = {"frontend", "store-agent"} if name == "store" else {"frontend", "worker"}
+    assert expected <= {service for _, service, _ in found}
     for where, service, env in found:
         # A value from elsewhere (the pod's name, a secret) is known in the cluster alone.
         given = {k: v or "from-elsewhere" for k, v in env.items() if k.startswith("PROA_")}
+        if service == "store-agent":
+            given["PROA_STORE_SHARD"] = "0"  # a label of the pod
         assert from_env(SERVICES[service], given), where
 
 
@@ -90,17 +99,21 @@ def test_no_variable_stands_twice(name: str) -> None:
             assert len(names) == len(set(names)), where
 
 
-@pytest.mark.parametrize("service", ["frontend", "encoder", "decoder", "worker"])
+@pytest.mark.parametrize(
+    "service", ["frontend", "encoder", "decoder", "worker", "store-agent", "store-coordinator"]
+)
 def test_every_setting_can_be_set_and_becomes_its_variable(
     service: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(ROOT / "helm")
     from schema_parts import NOT_OFFERED, camel, offered
 
-    section = "workers" if service == "worker" else service
-    values = over(
-        profile("default"), {section: {"settings": samples(SERVICES[service], offered(service))}}
-    )
+    chosen: Values = {
+        "settings": samples(SERVICES[service], offered(SCHEMAS.get(service, service)))
+    }
+    for key in reversed(SECTIONS.get(service, service).split(".")):
+        chosen = {key: chosen}
+    values = over(profile("store" if service in SCHEMAS else "default"), chosen)
     (env,) = [e for _, name, e in running(documents(values)) if name == service]
     for one in settings_of(SERVICES[service]).values():
         expected = one.env.split("_", 2)[2] in NOT_OFFERED or one.env in env

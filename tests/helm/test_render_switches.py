@@ -9,8 +9,9 @@ import pytest
 
 from helm.chart import APIS, SITE, Values, judged, over, render
 
-ACCOUNTS = {"frontend": "f", "encoder": "e", "decoder": "d", "worker": "w"}
-SECRETS = {**ACCOUNTS, "client": "c"}
+CODERS = {"frontend": "f", "encoder": "e", "decoder": "d", "worker": "w", "store": "s"}
+ACCOUNTS = {**CODERS, "coordinator": "c"}
+SECRETS = {**CODERS, "client": "c"}
 PARITY = {"pool": "dedicated", "policy": "parity", "parity": {"2": ["digits-parity-k2.pt2"]}}
 DEDICATED: Values = {
     "name": "digits",
@@ -25,6 +26,7 @@ DEDICATED: Values = {
     },
 }
 TOKENS = {"auth": {"tokens": {"existingSecret": "t"}}, "tests": {"token": {"existingSecret": "t"}}}
+STORE = {"store": {"enabled": True, "image": "valkey", "auth": {"existingSecret": "users"}}}
 KEDA = {"enabled": True, "kind": "keda", "prometheusAddress": "http://prometheus.example:9090"}
 
 # Switch -> (values that turn it on, values that turn it off).
@@ -70,7 +72,10 @@ SWITCHES: dict[str, tuple[Values, Values]] = {
     "decoder": ({"decoder": {"enabled": True}}, {"decoder": {"enabled": False}}),
     "rbac": (
         {"rbac": {"create": True}},
-        {"rbac": {"create": False}, "serviceAccount": {"names": {"frontend": "f"}}},
+        {
+            "rbac": {"create": False},
+            "serviceAccount": {"names": {"frontend": "f", "coordinator": "c"}},
+        },
     ),
     "accounts": (
         {"serviceAccount": {"create": True}},
@@ -83,6 +88,7 @@ SWITCHES: dict[str, tuple[Values, Values]] = {
         {"workers": {"topologySpread": {"enabled": False}}},
     ),
     "dedicated": ({"models": [DEDICATED]}, {}),
+    "store": (STORE, {"store": {"enabled": False}}),
     "registry of the parent": ({"global": {"imageRegistry": "mirror.example"}}, {}),
 }
 ON, OFF = 0, 1

@@ -157,6 +157,9 @@ OTHERS: dict[str, Any] = {
     "interval": "7s",
     "clusterDomain": "other.example",
     "clientsFrom": [],
+    "storeClientsFrom": [],
+    "store.settings": {"graceS": 7},
+    "coordinator.settings": {"graceS": 7},
     "prometheusFrom": [],
     "experiments": [{"name": "one", "file": "x"}],
     "tracing.endpoint": "http://other.example:4318",
@@ -164,6 +167,14 @@ OTHERS: dict[str, Any] = {
     "sample": 0.5,
 }
 NAMES = {"frontend": "f", "encoder": "e", "decoder": "d", "worker": "w", "client": "c"}
+STORE: Values = {
+    "store": {
+        "enabled": True,
+        "image": "registry.example/valkey:8.1",
+        "auth": {"existingSecret": "users"},
+        "persistence": {"enabled": True},
+    }
+}
 # What a value may need beside it to show.
 BASES: list[Values] = [
     profile("default"),
@@ -200,6 +211,9 @@ BASES: list[Values] = [
         },
     ),
     profile("minimal"),
+    over(profile("default"), STORE),
+    profile("store"),
+    over(profile("tls"), over(STORE, {"tls": {"existingSecrets": {**NAMES, "store": "s"}}})),
     over(profile("gpu"), {"workers": {"mode": "mig", "gpu": {"migProfile": "1g.10gb"}}}),
     over(
         profile("default"),
@@ -261,7 +275,7 @@ def test_every_value_is_used(path: str) -> None:
 @pytest.mark.parametrize("path", leaves())
 def test_null_takes_a_default_away_or_is_refused_by_name(path: str) -> None:
     """Never an error from the middle of a template, never an object that is not valid."""
-    found = outcome(over(over(profile("tls"), profile("gpu")), nested(path, None)))
+    found = outcome(over(over(over(profile("tls"), profile("gpu")), STORE), nested(path, None)))
     if isinstance(found, helm_python.HelmValuesError):
         assert path.rpartition(".")[2] in str(found)
     elif isinstance(found, helm_python.HelmError):

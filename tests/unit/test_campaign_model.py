@@ -16,7 +16,7 @@ from proa.integrity.campaign.answers import changes
 from proa.integrity.campaign.counts import total
 from proa.integrity.campaign.findings import ACTIVATIONS
 from proa.integrity.campaign.inputs import Input, batches_of, inputs_of
-from proa.integrity.campaign.layers import Answers, Protected
+from proa.integrity.campaign.layers import Answers, Checked, Protected
 from proa.integrity.campaign.model import Model, run_model
 from proa.integrity.campaign.report import Report
 from proa.worker.programs import load_exported
@@ -222,3 +222,22 @@ def test_wrong_use(
     assert run(*args) in (1, 2)
     assert message in capsys.readouterr().err
     assert not (program.parent / "out").exists()
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_convolution_is_broken_as_the_product_that_it_is(rows: bool) -> None:
+    """Operands and partial sums go wrong in its patches."""
+    torch.manual_seed(0)
+    walk = {"stride": [2, 1], "padding": [1, 2, 0, 1], "dilation": [1, 2], "groups": 1}
+    x, weight = torch.randn(3, 4, 9, 8), torch.randn(5, 4, 3, 2)
+    if rows:
+        walk = {"stride": [2], "padding": [1, 2], "dilation": [2], "groups": 1}
+        x, weight = x[:, :, 0], weight[:, :, 0]
+    args = {"x": x, "weight": weight, "bias": None, "correct": False, **walk}
+    call = Checked(torch.ops.proa.dup_conv2d.default, args)
+    assert call.product is not None
+    x_MK, weight_NK = call.product
+    expected = call()[0].movedim(1, -1).flatten(0, -2)
+    torch.testing.assert_close(x_MK @ weight_NK.T, expected, rtol=1e-5, atol=1e-4)
+    grouped = Checked(call.target, {**args, "groups": 2})
+    assert grouped.product is None

@@ -43,6 +43,8 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
         ("encoder", "PROA_ENCODER_PORT"),
         ("decoder", "PROA_DECODER_PORT"),
         ("worker", "PROA_WORKER_PORT"),
+        ("store-agent", "PROA_STORE_PORT"),
+        ("store-coordinator", "PROA_STORE_PORT"),
         ("fetch", "PROA_FETCH_BYTES_MAX"),
         ("smoke", "PROA_SMOKE_QUERIES"),
         ("chaos", "PROA_CHAOS_SEED"),
@@ -54,9 +56,18 @@ def test_a_wrong_setting_is_named(service: str, variable: str) -> None:
         "PROA_WORKER_REPOSITORY": "repository",
         "PROA_FETCH_URL": "http://host/x", "PROA_FETCH_SHA256": "0", "PROA_FETCH_OUT": "out",
         "PROA_SMOKE_ADDRESS": "host:1", "PROA_SMOKE_SPECS": "specs",
+        "PROA_STORE_SHARD": "0", "PROA_STORE_COORDINATOR": "host:1",
+        "PROA_STORE_SHARDS": "host:1|host:2@n", "PROA_STORE_STATE": "x",
         "PROA_CHAOS_FILE": "x", "PROA_CHAOS_INSTANCE": "r", "PROA_CHAOS_ADDRESS": "host:1",
     }  # fmt: skip
-    given = {name: value for name, value in required.items() if f"_{service.upper()}_" in name}
+    prefix = f"PROA_{service.partition('-')[0].upper()}_"
+    mine = {"store-agent": ("SHARD", "COORDINATOR"), "store-coordinator": ("SHARDS", "STATE")}
+    given = {
+        name: value
+        for name, value in required.items()
+        if name.startswith(prefix)
+        and (service not in mine or name.removeprefix(prefix) in mine[service])
+    }
     ended = run(service, **given, **{variable: "eight"})
     assert ended.returncode == 2
     assert f"{variable}='eight' is not an integer" in ended.stderr

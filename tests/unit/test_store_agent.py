@@ -83,11 +83,23 @@ def test_the_same_push_twice_is_applied_once_and_answered(world: World):
         part((-1, 0)),
         part((0, 3)),
         part((2**31 + 1,)),
-        part(width=5),
+        part(width=3),
+        part(width=6),
         part(block=FOREIGN),
         part(block=Block(99, 0)),
     ],
-    ids=["empty", "twice", "disorder", "negative", "beyond", "2^31", "width", "foreign", "unknown"],
+    ids=[
+        "empty",
+        "twice",
+        "disorder",
+        "negative",
+        "beyond",
+        "2^31",
+        "narrow",
+        "wide",
+        "foreign",
+        "unknown",
+    ],
 )
 def test_a_bad_push_is_refused_whole(world: World, bad: ms.Part):
     assert say(world, push(0, bad)) == [ms.PushRefused(9, 0, Refusal.INVALID)]

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from fakes.programs import INPUT, Linear, Perceptron, coded_model, export, write_tiny_spec
+from fakes.programs import (
+    INPUT,
+    Attentive,
+    Linear,
+    Perceptron,
+    coded_model,
+    export,
+    write_tiny_spec,
+)
 from proa.cli.main import main
 from proa.cli.pack import coverage_lines
 from proa.errors import ProgramRefused, SpecError, Unavailable
@@ -207,6 +215,29 @@ def test_a_flipped_accumulator_is_repaired_bit_for_bit(corrected: programs.Progr
         hit.add(Verdict.read(verdict).layer)
     assert hit == {0, 1}, "one layer at a time, drawn anew"
     assert Verdict.read(run(corrected, flips)[1]).status == "clean"
+
+
+def test_layers_of_several_products_are_hit_once(tmp_path: Path) -> None:
+    """Attention makes three, and a fault may be in whatever comes after it."""
+    file = export(Attentive(), tmp_path / "model.pt2")
+    spec = replace(coded_model(tmp_path, file), protection=ProtectionSpec("correct"))
+    version = pack(spec, tmp_path / "repo") / "tiny/1"
+    package = Package.read(version / "package.json")
+    program = programs.load(version / package.programs["deployed"].file, None)
+    layers = len(package.layers())
+    fault = flip(FaultSite.ACTIVATION)
+    flips = BitFlips(lambda: [fault])
+    image, hit = torch.rand(2, *INPUT.shape), set()
+    clean, _ = split_verdict(program(image), checked=True)
+    for _ in range(32):
+        with flips.during([fault], program, layers):
+            outputs, verdict = split_verdict(program(image), checked=True)
+        assert verdict is not None
+        alarmed = [at for at, one in enumerate(Verdict.read_layers(verdict)) if one.alarms]
+        assert len(alarmed) == 1, "one layer at a time, and each time one"
+        hit.add(alarmed[0])
+        assert torch.equal(outputs[0], clean[0])
+    assert hit == set(range(layers)) == {0, 1, 2}
 
 
 def test_detect_refuses_and_names_the_layer(detected: programs.Program) -> None:

@@ -61,7 +61,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- if or (.root.Capabilities.APIVersions.Has .api) (has .api .root.Values.apiVersions) -}}true{{- end -}}
 {{- end -}}
 
-{{/* dict root component: frontend, encoder, decoder or worker */}}
+{{/* dict root component: frontend, encoder, decoder, worker, store or coordinator */}}
 {{- define "proa.serviceAccountName" -}}
 {{- $given := index .root.Values.serviceAccount.names .component -}}
 {{- if $given -}}
@@ -73,7 +73,7 @@ default
 {{- end -}}
 {{- end -}}
 
-{{/* dict root role: frontend, encoder, decoder, worker or client */}}
+{{/* dict root role: frontend, encoder, decoder, worker, store or client */}}
 {{- define "proa.tlsSecret" -}}
 {{- $given := index .root.Values.tls.existingSecrets .role -}}
 {{- default (printf "%s-tls-%s" (include "proa.fullname" .root) .role) $given -}}

@@ -5,6 +5,26 @@
 {{- include "proa.validateScaling" . -}}
 {{- include "proa.validateChaos" . -}}
 {{- include "proa.validateTracing" . -}}
+{{- include "proa.validateStore" . -}}
+{{- end -}}
+
+{{- define "proa.validateStore" -}}
+{{- with .Values.store -}}
+{{- if .enabled -}}
+{{- if not .image -}}
+{{- fail "store.image: needs an image of Valkey 8 or later, or Redis 7 or later, as in registry.example/valkey:8.1" -}}
+{{- end -}}
+{{- if not .auth.existingSecret -}}
+{{- fail "store.auth.existingSecret: needs a Secret with the passwords of the users `agent` and `reader`:\n\n  kubectl create secret generic store-users --from-literal=agent=... --from-literal=reader=..." -}}
+{{- end -}}
+{{- if lt (.shards | int) (add .k .r | int) -}}
+{{- fail (printf "store.shards: %d are fewer than the k + r = %d blocks of a stripe" (.shards | int) (add .k .r | int)) -}}
+{{- end -}}
+{{- if and (not $.Values.rbac.create) (not $.Values.serviceAccount.names.coordinator) -}}
+{{- fail "store.enabled: coordinators need a Role for their Lease and ConfigMap: set rbac.create, or serviceAccount.names.coordinator to an account that has one" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "proa.validateTracing" -}}
@@ -44,7 +64,7 @@
 {{/* The certificates that cert-manager is to issue: roles, separated by blanks */}}
 {{- define "proa.issuedRoles" -}}
 {{- $roles := list -}}
-{{- range $role := list "frontend" "encoder" "decoder" "worker" "client" -}}
+{{- range $role := .Values.store.enabled | ternary (list "frontend" "encoder" "decoder" "worker" "store" "client") (list "frontend" "encoder" "decoder" "worker" "client") -}}
 {{- if not (index $.Values.tls.existingSecrets $role) -}}
 {{- $roles = append $roles $role -}}
 {{- end -}}

@@ -77,6 +77,10 @@ def _add_campaign(verbs: Verbs) -> None:
         help="for campaign.json and the journal of the run (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there too")
+    parser.add_argument(
+        "--brief", type=Path, metavar="FILE",
+        help="write the counts of campaign.json there too, without parts, rates and bits",
+    )  # fmt: skip
 
 
 def _campaign(args: argparse.Namespace) -> int:
@@ -88,6 +92,8 @@ def _campaign(args: argparse.Namespace) -> int:
     report.write_json(path)
     if args.markdown is not None:
         report.write_markdown(args.markdown)
+    if args.brief is not None:
+        report.write_brief(args.brief)
     if args.json:
         emit(report.to_dict())
     else:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from proa.cli import store_upkeep
 from proa.cli.common import FAILED, OK, Verbs, add_verb, emit, integer, say
 from proa.cli.up import printer, silent
 
@@ -30,6 +31,7 @@ def register(verbs: Verbs) -> None:
     store = group.add_subparsers(title="verbs", metavar="VERB", required=True)
     _register_up(store)
     _register_status(store)
+    store_upkeep.register(store, _add_address)
 
 
 def _register_up(store: Verbs) -> None:
@@ -68,10 +70,14 @@ def _register_status(store: Verbs) -> None:
         "--interval-ms", type=integer(100, 60_000), default=1000, metavar="MS",
         help="between reports, with --watch (default: %(default)s)",
     )  # fmt: skip
-    status.add_argument(
+    _add_address(status)
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--address", metavar="HOST:PORT", help="of a coordinator (default: the one in --run-dir)"
     )
-    _add_run_dir(status)
+    _add_run_dir(parser)
 
 
 def _add_run_dir(parser: argparse.ArgumentParser) -> None:

@@ -88,6 +88,12 @@ class Lease:
         self._clock = clock
         self._pause = pause
         self._seen: _Seen | None = None
+        self._ends_at = clock()
+
+    @property
+    def unexpired(self) -> bool:
+        """By our own clock, now: also where nobody had time yet to notice that it was lost."""
+        return self._clock() < self._ends_at
 
     @contextlib.asynccontextmanager
     async def held(self, acquire_s: float | None = None) -> AsyncIterator[asyncio.Event]:
@@ -99,6 +105,7 @@ class Lease:
         """
         async with Connection(self._api) as connection:
             renewed_at = await self._acquire(connection, acquire_s)
+            self._ends_at = renewed_at + self._times.duration_s
             lost = asyncio.Event()
             keeper = asyncio.create_task(self._keep(connection, lost, renewed_at))
             try:
@@ -190,7 +197,7 @@ class Lease:
         """Renew for ever, or set `lost`."""
         wait_s = self._times.renew_s
         while True:
-            ends_at = renewed_at + self._times.duration_s
+            ends_at = self._ends_at = renewed_at + self._times.duration_s
             await self._pause(max(0.0, min(wait_s, ends_at - self._clock())))
             asked_at = self._clock()
             if asked_at >= ends_at:

@@ -33,7 +33,7 @@ def tails(report: Report, theme: str, kind: str) -> bytes:
     with mpl.rc_context(THEMES[theme].rc()):
         figure = Figure(figsize=(10, 4.2), layout="constrained")
         _draw_tails(figure, report, THEMES[theme], figure.add_gridspec(1, 1)[0])
-        return _saved(figure, kind)
+        return saved(figure, kind)
 
 
 def timelines(report: Report, theme: str, kind: str) -> bytes:
@@ -43,7 +43,7 @@ def timelines(report: Report, theme: str, kind: str) -> bytes:
         figure = Figure(figsize=(10, 0.9 + 1.45 * len(policies)), layout="constrained")
         spec = figure.add_gridspec(1, 1)[0]
         _draw_timelines(figure, report, THEMES[theme], spec, policies)
-        return _saved(figure, kind)
+        return saved(figure, kind)
 
 
 def summary(report: Report, theme: str, kind: str) -> bytes:
@@ -55,10 +55,11 @@ def summary(report: Report, theme: str, kind: str) -> bytes:
         rows = figure.add_gridspec(2, 1, height_ratios=(1.15, 1))
         _draw_tails(figure, report, THEMES[theme], rows[0])
         _draw_timelines(figure, report, THEMES[theme], rows[1], policies)
-        return _saved(figure, kind)
+        return saved(figure, kind)
 
 
-def _saved(figure: Figure, kind: str) -> bytes:
+def saved(figure: Figure, kind: str) -> bytes:
+    """The same bytes for the same figure. kind: svg or png."""
     out = io.BytesIO()
     metadata = {"Date": None, "Creator": None, "Type": None, "Format": None}
     figure.savefig(out, format=kind, dpi=170, metadata=metadata if kind == "svg" else None)

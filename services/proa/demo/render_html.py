@@ -116,8 +116,13 @@ def _key_numbers(report: Report) -> str:
 def _figure(
     report: Report, draw: Callable[[Report, str, str], bytes], alt: str, caption: str
 ) -> str:
+    return picture(lambda theme: draw(report, theme, "svg"), alt, caption)
+
+
+def picture(draw: Callable[[str], bytes], alt: str, caption: str) -> str:
+    """A figure for light and dark paper. draw: the SVG for a theme's name."""
     light, dark = (
-        "data:image/svg+xml;base64," + base64.b64encode(draw(report, theme, "svg")).decode()
+        "data:image/svg+xml;base64," + base64.b64encode(draw(theme)).decode()
         for theme in ("light", "dark")
     )
     return (

@@ -11,6 +11,7 @@ import numpy as np
 
 from proa.embedding.table import Ids, Rows
 from proa.errors import InvalidRequest
+from proa.store.access import Access
 from proa.store.client import StoreClient
 from proa.store.optimisers import Optimiser
 from proa.store.pushing import Session
@@ -25,6 +26,7 @@ class ParityStore:
     session: synchronous training. All members push the same steps, each ended by `step()`, and a
     step is applied once, to the sum of what they pushed. Without it each gradient is applied as it
     comes, and `step()` only waits until fewer than `inflight_max` are under way.
+    access: certificates and the user of the shards' servers, where the store asks for them.
     Errors: ShardUnavailable when nobody answers within `timeout_s`.
     """
 
@@ -35,6 +37,7 @@ class ParityStore:
         session: Session | None = None,
         timeout_s: float = 30.0,
         inflight_max: int = 2,
+        access: Access | None = None,
     ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -44,7 +47,11 @@ class ParityStore:
 
         async def connect() -> StoreClient:
             client = StoreClient(
-                coordinator, session=session, timeout_s=timeout_s, inflight_max=inflight_max
+                coordinator,
+                session=session,
+                timeout_s=timeout_s,
+                inflight_max=inflight_max,
+                access=access,
             )
             return await client.__aenter__()
 

@@ -31,7 +31,7 @@ class IntegrityMetrics:
         )
         self.faults = Counter(
             "proa_abft_faults_total",
-            "Answers with a fault: repaired, failed (refused), near (repaired, maybe rounding)",
+            "Answers with a fault: repaired, failed (refused or marked), near (maybe rounding)",
             ["model", "worker", "kind"],
             registry=registry,
         )

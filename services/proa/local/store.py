@@ -12,6 +12,7 @@ from pathlib import Path
 
 from proa.errors import SettingsError
 from proa.local.ports import HOST, Ports
+from proa.local.priority import Priority
 from proa.local.probe import Probe
 from proa.local.processes import Limits, ProcessSpec, Sink
 from proa.local.run_file import RunFile
@@ -194,7 +195,11 @@ async def embedded_store(
     def write() -> None:
         run_file.write(topology, supervisor.status())
 
-    supervisor = Supervisor(topology.processes, sink=sink, limits=limits, on_change=write)
+    # A shard that comes back is what all training waits for: no lower priority than others.
+    priority = Priority(nice=False, autogroup=False)
+    supervisor = Supervisor(
+        topology.processes, sink=sink, limits=limits, priority=priority, on_change=write
+    )
     try:
         write()
         async with supervisor:

@@ -18,19 +18,22 @@ from proa.runtime.selfcheck import check_port, keep_checking
 from proa.runtime.serve import serve
 from proa.runtime.server import add_reflection, listen, make_health, make_server
 from proa.runtime.settings import from_env
-from proa.store.metrics import AgentMetrics
+from proa.runtime.tls import TlsFiles, export_expiry, open_tls
+from proa.store.access import TLS_SETTING
+from proa.store.metrics import AgentMetrics, pending
 from proa.store.peer import NAME, AgentService, add_peer
-from proa.store.post import Post
+from proa.store.post import ROLE, Post
 from proa.store.protocol.actions import COORDINATOR, Phase
 from proa.store.protocol.config import StoreConfig
 from proa.store.protocol.layout import Block
 from proa.store.protocol.log import Rows
 from proa.store.protocol.storage import View
 from proa.store.redis_disk import RedisDisk, RedisViews
+from proa.store.scrub import Scrub
 from proa.store.settings import AgentSettings
-from proa.store.shell import Shell
+from proa.store.shell import OUT_OF_MEMORY, Shell
 from proa.store.tables import Catalogue
-from proa.store.told import Told, ask, server_at
+from proa.store.told import Told, ask
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +53,10 @@ async def serve_agent(
     listening: asyncio.Future[tuple[int, int]] | None = None,
 ) -> None:
     """Serve until cancelled; `listening` gets the gRPC port and the admin port."""
-    channels = Channels(message_bytes_max=settings.message_bytes_max)
-    agent = _Agent(settings, config or StoreConfig(), channels)
+    tls = open_tls(settings.tls_dir, TLS_SETTING, ROLE)
+    channels = Channels(message_bytes_max=settings.message_bytes_max, tls=tls)
+    configured = StoreConfig(sweep_rows_per_s_max=settings.sweep_rows_per_s_max)
+    agent = _Agent(settings, config or configured, channels, tls)
     try:
         await agent.serve(listening)
     finally:
@@ -61,11 +66,17 @@ async def serve_agent(
 class _Agent:
     """Its parts, and what they know of the others."""
 
-    def __init__(self, settings: AgentSettings, config: StoreConfig, channels: Channels) -> None:
-        self._settings, self._channels = settings, channels
+    def __init__(
+        self,
+        settings: AgentSettings,
+        config: StoreConfig,
+        channels: Channels,
+        tls: TlsFiles | None,
+    ) -> None:
+        self._settings, self._channels, self._tls = settings, channels, tls
         self._told: Told | None = None
         self._full = False
-        self._server = server_at(settings.server)
+        self._server, self._others = settings.own.server(settings.server), settings.others
         self._post = Post(settings.shard, self._address, channels)
         self._views: RedisViews | None = None
         self._disk: RedisDisk | None = None
@@ -90,10 +101,12 @@ class _Agent:
             message_bytes_max=settings.message_bytes_max,
             calls_max=settings.calls_max + SPARE_CALLS,
         )
-        add_peer(server, AgentService(self.shell, self._shards, self.metrics.report))
+        service = AgentService(self.shell, self._shards, self.metrics.report, self._scrub)
+        add_peer(server, service)
         health = await make_health(server)
         add_reflection(server, [NAME])
-        port = listen(server, settings.host, settings.port)
+        tls = self._tls
+        port = listen(server, settings.host, settings.port, tls.server() if tls else None)
         admin = Admin(settings.admin_port, self.registry, settings.host)
         admin.start()
         log.info("listening port=%d", port)
@@ -110,6 +123,10 @@ class _Agent:
             "memory": self._watch_memory(),
             "self-check": keep_checking(check, ready, interval_s=0.2),
         }
+        if tls is not None:
+            export_expiry(self.registry, {"services": tls})
+            roots["certificate"] = tls.watch()
+            roots["renewals"] = self._hand_on_renewals(tls)
         await serve(
             server, health=health, admin=admin, roots=roots, ready=ready, grace_s=settings.grace_s
         )
@@ -121,11 +138,19 @@ class _Agent:
         await self._channels.close()
 
     def _check(self) -> None:
-        """Errors: Unavailable, until the shard takes pushes."""
+        """Errors: Unavailable, until the shard takes pushes and is whole: who takes down shards one
+        after the other (a rolling update, the drain of nodes) goes by this."""
+        if self._tls is not None:
+            self._tls.check()
         agent = self.shell.agent
         if agent is None or agent.phase is not Phase.OPEN:
             phase = "starting" if agent is None else agent.phase.value
             raise Unavailable(f"shard {self._settings.shard} is {phase}")
+        rows, parity = pending(agent), len(agent.parity.incomplete)
+        if rows or parity:
+            raise Unavailable(
+                f"shard {self._settings.shard}: {rows} rows and {parity} parity blocks to rebuild"
+            )
 
     # --- what the shell asks for
 
@@ -137,7 +162,7 @@ class _Agent:
                 f"PROA_STORE_SHARD={self._settings.shard}: the store has {count} shards"
             )
         if self._views is None:
-            servers = {shard: self._told.server(shard) for shard in range(count)}
+            servers = {n: self._others.server(at) for n, at in enumerate(self._told.servers)}
             self._views = RedisViews(servers, lambda: self._tables().layout)
         return self._told.catalogue
 
@@ -155,6 +180,10 @@ class _Agent:
         assert self._views is not None
         return await self._views.view(shard, disk, block, rows)
 
+    def _scrub(self, rows_per_s_max: int) -> Scrub:
+        limit = rows_per_s_max or self._settings.sweep_rows_per_s_max
+        return Scrub(self.shell, self, limit, self.metrics.mismatched)
+
     def _address(self, to: object) -> str:
         if to == COORDINATOR:
             return self._settings.coordinator
@@ -165,20 +194,49 @@ class _Agent:
     def _shards(self) -> int:
         return len(self._told.agents) if self._told else 0
 
+    async def _hand_on_renewals(self, tls: TlsFiles) -> None:
+        """The server of our pod has our certificate, and no eyes for its files."""
+        version = tls.version
+        while True:
+            await tls.renewed(version)
+            version = tls.version
+            while self._server.ca and not await self._handed_on():  # noqa: ASYNC110  # retries
+                await asyncio.sleep(MEMORY_S)
+
+    async def _handed_on(self) -> bool:
+        if self._disk is None:
+            return False
+        try:
+            await self._disk.renew_certificate(str(self._settings.tls_dir))
+        except ProaError as exc:
+            log.warning("shard %d: %s", self._settings.shard, exc)
+            return False
+        return True
+
     async def _watch_memory(self) -> None:
+        """Of our own server and of those that hold our parity: a push needs room on all. A server
+        that is gone is noticed here when nobody pushes."""
         while True:
             await asyncio.sleep(MEMORY_S)
-            if self._disk is None:
+            agent, disk = self.shell.agent, self._disk
+            if disk is None or agent is None or self._views is None:
                 continue
             try:
-                used, most = await self._disk.memory()
-            except ProaError:
+                own = await disk.memory()
+            except ProaError as exc:
+                self.shell.lost_disk(agent, f"its disk does not answer: {exc}")
                 continue
-            self.metrics.memory(used)
-            full = most > 0 and used > FULL * most
+            self.metrics.memory(own[0])
+            found = {agent.shard: own}
+            for shard in agent.owner.state.parity_shards:
+                if agent.map.version >= 0 and agent.map.shards[shard].up:
+                    found[shard] = await self._views.memory(shard) or (0, 0)
+            full = [shard for shard, (used, most) in found.items() if used > FULL * most > 0]
             if full and not self._full:
-                log.warning("memory is full: %d of %d bytes; no pushes are taken", used, most)
-            self._full = full
+                log.warning("no pushes are taken: memory is full on shards %s", full)
+            self._full = bool(full)
+            if full:
+                self.shell.give_up(OUT_OF_MEMORY)
 
 
 def crash_at(text: str) -> Callable[[str], None]:

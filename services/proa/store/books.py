@@ -1,18 +1,21 @@
-"""What a coordinator keeps: the map, the tables, and the name of the store, in one file."""
+"""What a coordinator keeps: the map, the tables, and the name of the store, in one state."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import secrets
+from collections.abc import Hashable
 from typing import Any
 
-from proa.errors import InvalidRequest, SettingsError, Unavailable
-from proa.store.keeper import Keeper, StateFile, map_from_json, map_to_json
+from proa.errors import InvalidRequest, ProaError, SettingsError, Unavailable
+from proa.store.keeper import Keeper, map_from_json, map_to_json
+from proa.store.protocol import messages as ms
 from proa.store.protocol.cluster_map import ClusterMap
 from proa.store.protocol.config import StoreConfig
 from proa.store.shell import Post
 from proa.store.tables import Catalogue, Table
+from proa.store.tenure import State, Tenure
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +27,18 @@ class Books:
     """`fresh`: the catalogue of a store that is new. Errors: SettingsError if the file is of a
     store with other shards, InvalidRequest if it is no state."""
 
-    def __init__(self, file: StateFile, fresh: Catalogue, post: Post, config: StoreConfig) -> None:
-        self._file, self.config = file, config
+    def __init__(
+        self,
+        state: State,
+        fresh: Catalogue,
+        post: Post,
+        config: StoreConfig,
+        tenure: Tenure | None = None,
+    ) -> None:
+        self._state, self.config = state, config
+        self.tenure = tenure or Tenure()
         self._creating = asyncio.Lock()
-        found = file.load()
+        found = state.load()
         known: ClusterMap | None = None
         if found is None:
             self.store, self.catalogue = secrets.token_hex(8), fresh
@@ -37,13 +48,20 @@ class Books:
         self.keeper = Keeper(
             len(fresh.domains), post=post, config=config, persist=self._save, known=known
         )
-        self._save(self.map)
+        self._save(self.keeper.map)
         # The catalogue is written first: the map may not know of its last table yet.
         self.keeper.extend(self.catalogue.layout.stripes)
 
     @property
     def map(self) -> ClusterMap:
+        """Errors: Unavailable, if we are the coordinator no more."""
+        self.tenure.check()
         return self.keeper.map
+
+    def receive(self, sender: Hashable, message: ms.Message) -> None:
+        """As Keeper.receive. Errors: Unavailable, as `map`."""
+        self.tenure.check()
+        self.keeper.receive(sender, message)
 
     async def create(self, table: Table, limit_s: float) -> int:
         """Add a table; the version of the catalogue that has it on all shards. Errors:
@@ -74,7 +92,12 @@ class Books:
             "map": map_to_json(told),
             "catalogue": self.catalogue.to_json(),
         }
-        self._file.save(state)
+        try:
+            self._state.save(state)
+        except (ProaError, OSError) as exc:
+            # Our memory is ahead of what is kept: nobody may hear of it.
+            self.tenure.end(f"the state was not saved: {exc}")
+            raise
 
     def _check(self, found: Catalogue, fresh: Catalogue) -> None:
         for name in ("k", "r", "domains"):

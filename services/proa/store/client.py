@@ -16,11 +16,13 @@ import numpy as np
 from proa.api.v1 import store_pb2, store_pb2_grpc
 from proa.errors import InvalidRequest, ProaError
 from proa.rpc import Channels, peer_errors
-from proa.rpc.tls import PeerTls
+from proa.runtime.tls import open_tls
+from proa.store.access import TLS_SETTING, Access
 from proa.store.gf256 import Bytes
 from proa.store.initial import Floats, Ids
 from proa.store.post import ROLE
 from proa.store.protocol.layout import Block
+from proa.store.protocol.messages import Part
 from proa.store.protocol.reading import Answer
 from proa.store.pushing import (
     RETRY_S_MAX,
@@ -30,6 +32,7 @@ from proa.store.pushing import (
     Parts,
     Pusher,
     Session,
+    Steps,
     Who,
     lost_rows,
     parts_of,
@@ -52,6 +55,7 @@ class _Steps:
 
     open: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     next: int = 0
+    unsettled: int | None = None  # of a session: the first that failed
     error: ProaError | None = None
 
 
@@ -59,7 +63,8 @@ class StoreClient:
     """`async with StoreClient("host:port") as store`. coordinator: its address.
 
     timeout_s: how long a pull or a push may take; inflight_max: steps that may wait for their
-    acknowledgement. Without `session` each step is applied as it comes.
+    acknowledgement. Without `session` each step is applied as it comes. Errors:
+    EnvironmentLacks (certificates that cannot be used).
     """
 
     def __init__(
@@ -69,9 +74,11 @@ class StoreClient:
         session: Session | None = None,
         timeout_s: float = 30.0,
         inflight_max: int = 2,
-        tls: PeerTls | None = None,
+        access: Access | None = None,
     ) -> None:
-        self._channels = Channels(message_bytes_max=MESSAGE_BYTES_MAX, tls=tls)
+        self._access = access or Access()
+        self._tls = open_tls(self._access.tls_dir, TLS_SETTING)
+        self._channels = Channels(message_bytes_max=MESSAGE_BYTES_MAX, tls=self._tls)
         self._coordinator, self._session = coordinator, session
         self._timeout_s, self._inflight_max = timeout_s, inflight_max
         self._worker = session.worker if session else secrets.randbits(WORKER_BITS)
@@ -79,16 +86,19 @@ class StoreClient:
         self._pusher = Pusher(self._channels, self._maps)
         self._views: RedisViews | None = None
         self._steps = _Steps()
+        self._setter = Steps()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._maps.run())]
+        if self._tls is not None:
+            self._tasks.append(asyncio.create_task(self._tls.watch()))
         try:
             told = await self._maps.fresh(self._deadline())
         except BaseException:
             await self.close()
             raise
-        servers = {shard: told.server(shard) for shard in range(len(told.servers))}
+        servers = {shard: self._access.server(at) for shard, at in enumerate(told.servers)}
         self._views = RedisViews(servers, lambda: self._latest().catalogue.layout)
         if self._session is not None:
             self._tasks.append(asyncio.create_task(self._tell_floor(self._session)))
@@ -142,8 +152,15 @@ class StoreClient:
         stored = await self.pull_stored(name, ids, deadline)
         return table.weights(ids, stored)
 
-    async def pull_stored(self, name: str, ids: Ids, deadline: float) -> Bytes:
-        """Records as the store has them, uint8 `[ids, width]`; see `pull`."""
+    async def stored(self, name: str, ids: Ids, lost: set[int] | None = None) -> Bytes:
+        """`pull_stored` within the time of one pull."""
+        return await self.pull_stored(name, ids, self._deadline(), lost)
+
+    async def pull_stored(
+        self, name: str, ids: Ids, deadline: float, lost: set[int] | None = None
+    ) -> Bytes:
+        """Records as the store has them, uint8 `[ids, width]`; see `pull`. lost: takes the ids of
+        lost rows, which are zero then, in place of DataLost."""
         told = await self._fresh(deadline)
         stored = np.zeros((len(ids), told.usable.table(name).width), np.uint8)
         todo = {one.block: one for one in told.usable.locate(name, ids)}
@@ -152,7 +169,7 @@ class StoreClient:
         while todo:
             asked = {block: one.rows for block, one in todo.items()}
             answers = await read_rows(told.catalogue.layout, told.map, asked, self._views)
-            todo = self._taken(told.catalogue, todo, answers, stored)
+            todo = self._taken(told.catalogue, todo, answers, stored, lost)
             if todo:
                 self._maps.hurry()
                 await pause(wait_s, deadline, f"{len(todo)} blocks of table {name!r}")
@@ -166,6 +183,7 @@ class StoreClient:
         todo: Mapping[Block, Located],
         answers: Mapping[Block, Answer],
         stored: Bytes,
+        lost: set[int] | None,
     ) -> dict[Block, Located]:
         """Puts pieces where they belong; what is still to read. Errors: DataLost."""
         rest: dict[Block, Located] = {}
@@ -173,7 +191,9 @@ class StoreClient:
             answer = answers[block]
             if answer.lost:
                 table, ids = catalogue.ids(block, np.array(answer.lost, np.intp))
-                raise lost_rows(table.name, tuple(ids.tolist()))
+                if lost is None:
+                    raise lost_rows(table.name, tuple(ids.tolist()))
+                lost.update(ids.tolist())
             for piece in answer.pieces:
                 whole = len(piece.rows) == len(one.rows)
                 at = slice(None) if whole else np.searchsorted(one.rows, piece.rows)
@@ -237,6 +257,31 @@ class StoreClient:
             values = (stored ^ table.initial_records(ids)).view(np.float32)
             yield first, values[:, : table.dim], values[:, table.dim :]
 
+    async def set_rows(self, name: str, ids: Ids, weights: Floats, state: Floats | None) -> None:
+        """Rows become these, bit by bit, lost ones too; state: None: the initial one. Returns when
+        that is acknowledged. Errors: InvalidRequest, PushIndeterminate, ShardUnavailable."""
+        deadline = self._deadline()
+        told = await self._fresh(deadline)
+        table = told.usable.table(name)
+        payload = table.whole(weights, state)
+        parts: Parts = {}
+        for one in told.usable.locate(name, check_ids(table, ids)):
+            part = Part(one.block, one.rows, payload[one.where])
+            parts.setdefault(told.catalogue.layout.shard_of(*one.block), []).append(part)
+        with self._setter.step() as who:
+            await self._pusher.push(told, who, parts, deadline, None)
+
+    async def load(self, name: str, weights: Floats, state: Floats | None = None) -> None:
+        """Replace all rows of a table, a few thousand at a time. Errors: as `set_rows`."""
+        table = await self.table(name)
+        table.whole(weights[:0], None if state is None else state[:0])
+        if len(weights) != table.rows or (state is not None and len(state) != table.rows):
+            raise InvalidRequest(f"table {name!r} has {table.rows} rows, not {len(weights)}")
+        for first in range(0, table.rows, EXPORT_ROWS):
+            some = slice(first, min(first + EXPORT_ROWS, table.rows))
+            ids = np.arange(some.start, some.stop)
+            await self.set_rows(name, ids, weights[some], None if state is None else state[some])
+
     async def flush(self) -> None:
         """Return when every step was acknowledged. Errors: what one of them met."""
         while self._steps.open:
@@ -260,11 +305,17 @@ class StoreClient:
             )
         except ProaError as exc:
             self._steps.error = self._steps.error or exc
+            if self._session is not None and self._steps.unsettled is None:
+                self._steps.unsettled = step
         finally:
             del self._steps.open[step]
 
     def _floor(self) -> int:
-        return min(self._steps.open, default=self._steps.next)
+        """Nobody asks about steps below it again. The members of a session take it that those were
+        acknowledged: it never passes one that failed."""
+        steps = self._steps
+        floor = min(steps.open, default=steps.next)
+        return floor if steps.unsettled is None else min(floor, steps.unsettled)
 
     async def _tell_floor(self, session: Session) -> None:
         """A new agent learns from it which steps were acknowledged: see `gate`."""

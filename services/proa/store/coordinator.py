@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
@@ -17,15 +17,17 @@ from proa.runtime.selfcheck import check_port, keep_checking
 from proa.runtime.serve import serve
 from proa.runtime.server import add_reflection, listen, make_health, make_server
 from proa.runtime.settings import from_env
+from proa.runtime.tls import TlsFiles, export_expiry, open_tls
 from proa.store import peer
+from proa.store.access import TLS_SETTING
 from proa.store.books import Books
-from proa.store.keeper import StateFile
-from proa.store.post import Post
+from proa.store.post import ROLE, Post
 from proa.store.protocol.actions import COORDINATOR
 from proa.store.protocol.config import StoreConfig
 from proa.store.service import NAME, StoreService
 from proa.store.settings import CoordinatorSettings
 from proa.store.tables import Catalogue
+from proa.store.tenure import seat
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +35,18 @@ SPARE_CALLS = 64
 
 
 async def main() -> None:
-    await serve_coordinator(from_env(CoordinatorSettings, os.environ))
+    await serve_coordinator(from_env(CoordinatorSettings, os.environ), environ=os.environ)
 
 
 async def serve_coordinator(
     settings: CoordinatorSettings,
     *,
     config: StoreConfig | None = None,
+    environ: Mapping[str, str] | None = None,
     listening: asyncio.Future[tuple[int, int]] | None = None,
 ) -> None:
-    """Serve until cancelled; `listening` gets the gRPC port and the admin port."""
+    """Serve until cancelled; `listening` gets the gRPC port and the admin port. `environ`: says
+    where the Kubernetes API is."""
     addresses = settings.addresses
     fresh = Catalogue.new(settings.k, settings.r, [one.domain for one in addresses])
 
@@ -51,55 +55,75 @@ async def serve_coordinator(
             raise SettingsError(f"nobody is called {to}")
         return addresses[to].agent
 
-    channels = Channels(message_bytes_max=settings.message_bytes_max)
+    access = settings.others
+    tls = open_tls(settings.tls_dir, TLS_SETTING, ROLE)
+    channels = Channels(message_bytes_max=settings.message_bytes_max, tls=tls)
     post = Post(COORDINATOR, address, channels)
-    file = StateFile(settings.state)
+    registry = CollectorRegistry()
+    admin = Admin(settings.admin_port, registry, settings.host)
+    admin.start()
+
+    def waiting() -> None:
+        # Who waits for the Lease is alive and ready to take over, and does not listen: so callers
+        # of the coordinators' common name find the one that works.
+        admin.beat()
+        admin.set_ready(True)
+
     try:
-        books = Books(file, fresh, post, config or StoreConfig())
-        service = StoreService(books, addresses, channels)
-        try:
-            await _serve(settings, books, service, listening)
-        finally:
-            await service.close()
+        held = seat(settings.state, settings.holder, environ or {}, waiting)
+        async with held as (state, tenure):
+            admin.set_ready(False, "starting")
+            books = Books(state, fresh, post, config or StoreConfig(), tenure)
+            service = StoreService(books, addresses, channels, access=access)
+            try:
+                await _serve(settings, books, service, admin, registry, tls, listening)
+            finally:
+                await service.close()
     finally:
+        admin.stop()
         await post.close()
         await channels.close()
-        file.close()
 
 
 async def _serve(
     settings: CoordinatorSettings,
     books: Books,
     service: StoreService,
+    admin: Admin,
+    registry: CollectorRegistry,
+    tls: TlsFiles | None,
     listening: asyncio.Future[tuple[int, int]] | None,
 ) -> None:
-    registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     _export(registry, books)
     server = make_server(
         message_bytes_max=settings.message_bytes_max, calls_max=settings.calls_max + SPARE_CALLS
     )
     count = len(settings.addresses)
-    peer.add_peer(server, peer.PeerService(lambda: count, books.keeper.receive))
+    peer.add_peer(server, peer.PeerService(lambda: count, books.receive))
     store_pb2_grpc.add_EmbeddingStoreServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     health = await make_health(server)
     add_reflection(server, [NAME, peer.NAME])
-    port = listen(server, settings.host, settings.port)
+    port = listen(server, settings.host, settings.port, tls.server() if tls else None)
     service.address = f"127.0.0.1:{port}"
-    admin = Admin(settings.admin_port, registry, settings.host)
-    admin.start()
     log.info("listening port=%d store=%s shards=%d", port, books.store, count)
     if listening is not None:
         listening.set_result((port, admin.port))
     ready = asyncio.Event()
 
     async def check() -> None:
+        if tls:
+            tls.check()
         await check_port(settings.host, port)
 
     roots: dict[str, Awaitable[None]] = {
         "keeper": books.keeper.run(),
+        "tenure": books.tenure.watch(),
         "self-check": keep_checking(check, ready, interval_s=0.2),
     }
+    if tls:
+        export_expiry(registry, {"services": tls})
+        roots["certificate"] = tls.watch()
     await serve(
         server, health=health, admin=admin, roots=roots, ready=ready, grace_s=settings.grace_s
     )
@@ -107,10 +131,10 @@ async def _serve(
 
 def _export(registry: CollectorRegistry, books: Books) -> None:
     version = Gauge("proa_store_map_version", "Version of the map", registry=registry)
-    version.set_function(lambda: books.map.version)
+    version.set_function(lambda: books.keeper.map.version)
     up = Gauge("proa_store_shards_up", "Shards whose agent is heard of", registry=registry)
-    up.set_function(lambda: sum(entry.up for entry in books.map.shards.values()))
+    up.set_function(lambda: sum(entry.up for entry in books.keeper.map.shards.values()))
     shards = Gauge("proa_store_shards", "Shards of the store", registry=registry)
-    shards.set_function(lambda: len(books.map.shards))
+    shards.set_function(lambda: len(books.keeper.map.shards))
     tables = Gauge("proa_store_tables", "Tables", registry=registry)
     tables.set_function(lambda: len(books.catalogue.tables))

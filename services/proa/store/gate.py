@@ -121,6 +121,8 @@ def merged(session: int, pushes: Iterable[ms.Push]) -> ms.Push:
 def _sum(block: Block, parts: list[ms.Part]) -> ms.Part:
     if len(parts) == 1:
         return parts[0]
+    if any(part.payload.shape[1] % 4 for part in parts):
+        raise InvalidRequest(f"{block}: whole rows of several workers have no sum")
     rows = np.unique(np.concatenate([part.rows for part in parts]))
     total = np.zeros((len(rows), parts[0].payload.shape[1] // 4), np.float32)
     for part in parts:

@@ -19,43 +19,84 @@ class AgentMetrics:
     def __init__(self, registry: CollectorRegistry, shell: Shell) -> None:
         self._shell = shell
         self._decoded = Counter(
-            "proa_store_rows_decoded", "Rows decoded from other shards", registry=registry
+            "proa_store_rows_decoded_total", "Rows decoded from other shards", registry=registry
         )
         self._lost = Counter(
-            "proa_store_rows_lost_found", "Rows given up: nothing can bring them back",
+            "proa_store_rows_lost_found_total", "Rows given up: nothing can bring them back",
             registry=registry,
         )  # fmt: skip
         self._notes = Counter(
-            "proa_store_notes", "What the agent has to say", ["kind"], registry=registry
+            "proa_store_notes_total", "What the agent has to say", ["kind"], registry=registry
         )
+        self._mismatches = Counter(
+            "proa_store_scrub_mismatches_total",
+            "Rows that a scrub found not to be as they were written",
+            registry=registry,
+        )
+        self.rows_decoded = 0
         self._memory = Gauge(
             "proa_store_memory_bytes", "Memory of the shard's server", registry=registry
         )
         self.memory_bytes = 0
-        gauges: dict[str, tuple[str, Callable[[Agent], float]]] = {
-            "proa_store_epoch": ("Epoch of the shard's owner", lambda a: a.epoch),
-            "proa_store_open": ("1: pushes are taken", lambda a: a.phase is Phase.OPEN),
-            "proa_store_rows_pending": ("Rows still to decode", pending),
-            "proa_store_rows_lost": ("Rows that nothing can bring back", lost),
-            "proa_store_parity_incomplete": (
-                "Parity blocks that do not include all their members",
-                lambda a: len(a.parity.incomplete),
-            ),
-            "proa_store_outbox_versions": ("Versions that wait for parity", outbox),
-            "proa_store_parity_lag_versions": ("Versions the slowest parity is behind", lag),
-        }
-        for name, (what, read) in gauges.items():
-            Gauge(name, what, registry=registry).set_function(self._of_agent(read))
+        self._export(registry)
         starts = Gauge("proa_store_agent_starts", "Times the agent started", registry=registry)
         starts.set_function(lambda: shell.starts)
+
+    def _export(self, registry: CollectorRegistry) -> None:
+        gauges: tuple[tuple[Gauge, Callable[[Agent], float]], ...] = (
+            (
+                Gauge("proa_store_epoch", "Epoch of the shard's owner", registry=registry),
+                lambda a: a.epoch,
+            ),
+            (
+                Gauge("proa_store_open", "1: pushes are taken", registry=registry),
+                lambda a: a.phase is Phase.OPEN,
+            ),
+            (Gauge("proa_store_rows_pending", "Rows still to decode", registry=registry), pending),
+            (
+                Gauge(
+                    "proa_store_rows_lost", "Rows that nothing can bring back", registry=registry
+                ),
+                lost,
+            ),
+            (
+                Gauge(
+                    "proa_store_parity_incomplete",
+                    "Parity blocks that do not include all their members",
+                    registry=registry,
+                ),
+                lambda a: len(a.parity.incomplete),
+            ),
+            (
+                Gauge(
+                    "proa_store_outbox_versions", "Versions that wait for parity", registry=registry
+                ),
+                outbox,
+            ),
+            (
+                Gauge(
+                    "proa_store_parity_lag_versions",
+                    "Versions the slowest parity is behind",
+                    registry=registry,
+                ),
+                lag,
+            ),
+        )
+        for one, read in gauges:
+            one.set_function(self._of_agent(read))
 
     def noted(self, note: ac.Note) -> None:
         """Something happened."""
         self._notes.labels(note.kind).inc()
         if note.kind == "rows-decoded":
             self._decoded.inc(len(note.rows))
+            self.rows_decoded += len(note.rows)
         elif note.kind == "data-lost":
             self._lost.inc(len(note.rows))
+
+    def mismatched(self, rows: int) -> None:
+        """A scrub has found these."""
+        self._mismatches.inc(rows)
 
     def memory(self, used: int) -> None:
         self.memory_bytes = used
@@ -75,6 +116,7 @@ class AgentMetrics:
             outbox=outbox(agent),
             pushes=self._shell.pushes,
             memory_bytes=self.memory_bytes,
+            rows_decoded=self.rows_decoded,
         )
 
     def _of_agent(self, read: Callable[[Agent], float]) -> Callable[[], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 
 import grpc.aio
@@ -11,10 +12,14 @@ from proa.errors import InvalidRequest
 from proa.rpc import Context, servicer_errors, servicer_stream_errors
 from proa.store import wire
 from proa.store.gate import StepGate
+from proa.store.hold import Hold
 from proa.store.post import Receive, deliver
 from proa.store.protocol import messages as ms
+from proa.store.protocol.actions import Paced
+from proa.store.scrub import Scrub
 from proa.store.shell import PushAnswer, Shell
 
+QUIET_MS_MAX = 1 << 31
 NAME = store_pb2.DESCRIPTOR.services_by_name["StorePeer"].full_name
 
 
@@ -44,10 +49,13 @@ class AgentService(PeerService):
         shell: Shell,
         shards: Callable[[], int],
         report: Callable[[], store_pb2.ShardReport],
+        scrub: Callable[[int], Scrub],
     ) -> None:
         super().__init__(shards, shell.receive)
         self._shell, self._report = shell, report
+        self._scrub = scrub
         self._gate = StepGate(shell.push)
+        self._hold = Hold(time.monotonic)
 
     @servicer_errors
     async def Report(
@@ -56,6 +64,38 @@ class AgentService(PeerService):
         context: Context,  # noqa: ARG002
     ) -> store_pb2.ShardReport:
         return self._report()
+
+    @servicer_errors
+    async def Pace(
+        self,
+        request: store_pb2.PaceRequest,
+        context: Context,  # noqa: ARG002
+    ) -> store_pb2.ShardReport:
+        self._shell.handle(Paced(request.rows_per_s_max, request.lease_ms / 1000.0))
+        return self._report()
+
+    @servicer_stream_errors
+    async def Scrub(
+        self,
+        request: store_pb2.ScrubRequest,
+        context: Context,  # noqa: ARG002
+    ) -> AsyncIterator[store_pb2.ScrubProgress]:
+        async for progress in self._scrub(request.rows_per_s_max).run():
+            yield progress
+
+    @servicer_errors
+    async def Hold(
+        self,
+        request: store_pb2.HoldRequest,
+        context: Context,  # noqa: ARG002
+    ) -> store_pb2.HoldResponse:
+        hold = self._hold
+        hold.hold(request.lease_ms / 1000.0, {one.worker: one.step for one in request.until})
+        return store_pb2.HoldResponse(
+            taken=[store_pb2.WorkerStep(worker=w, step=s) for w, s in hold.taken.items()],
+            under_way=hold.under_way,
+            quiet_ms=min(round(hold.quiet_s * 1000), QUIET_MS_MAX) if hold.taken else QUIET_MS_MAX,
+        )
 
     @servicer_errors
     async def PushBlocks(
@@ -74,11 +114,15 @@ class AgentService(PeerService):
         refused = self._shell.refusal(push)
         if refused is not None and not (request.session and not push.parts):
             return refused
-        if request.session:
-            return await self._gate.push(request.session, request.members, push)
-        if not push.parts:
+        if not push.parts and not request.session:
             raise InvalidRequest("parts: a push outside a session has at least one")
-        return await self._shell.push(push)
+        worker = request.session or push.worker
+        if self._hold.refuses(worker, push.step):
+            return ms.PushRefused(push.worker, push.step, ms.Refusal.OVERLOADED)
+        with self._hold.push(worker, push.step):
+            if request.session:
+                return await self._gate.push(request.session, request.members, push)
+            return await self._shell.push(push)
 
 
 def add_peer(server: grpc.aio.Server, service: PeerService) -> None:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import grpc.aio
 import numpy as np
 
 from proa.api.v1 import store_pb2, store_pb2_grpc
-from proa.errors import DataLost, InvalidRequest, ProaError, PushIndeterminate, ShardUnavailable
+from proa.errors import (
+    DataLost,
+    InvalidRequest,
+    Overloaded,
+    ProaError,
+    PushIndeterminate,
+    ShardUnavailable,
+)
 from proa.rpc import Channels
 from proa.store import wire
 from proa.store.initial import Floats, Ids
@@ -20,16 +28,18 @@ from proa.store.optimisers import check_gradients
 from proa.store.post import ROLE
 from proa.store.protocol import messages as ms
 from proa.store.protocol.layout import Block
+from proa.store.shell import OUT_OF_MEMORY
 from proa.store.tables import Catalogue
 from proa.store.told import MapKeeper, Told
 
 TRY_S_MAX = 5.0  # outside a session; the same push is sent again after that
 RETRY_S_MIN, RETRY_S_MAX = 0.01, 0.3
 TELL_S_MAX = 0.5
+FULL_RETRY_S = 5.0
 WORKER_BITS = 62
 
 Gradients = Mapping[str, tuple[Ids, Floats]]
-Parts = Mapping[int, list[ms.Part]]  # by shard
+Parts = dict[int, list[ms.Part]]  # by shard
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,26 @@ class Who:
     worker: int
     step: int
     floor: Callable[[], int]
+
+
+@dataclass
+class Steps:
+    """Steps of somebody whom nobody else is, each of its own."""
+
+    worker: int = field(default_factory=lambda: secrets.randbits(WORKER_BITS))
+    next: int = 0
+    open: set[int] = field(default_factory=set)
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[Who]:
+        """The next one, while it is under way."""
+        step = self.next
+        self.next += 1
+        self.open.add(step)
+        try:
+            yield Who(self.worker, step, lambda: min(self.open, default=self.next))
+        finally:
+            self.open.discard(step)
 
 
 def parts_of(catalogue: Catalogue, gradients: Gradients, *, everywhere: bool) -> Parts:
@@ -89,7 +119,8 @@ class Pusher:
         self, told: Told, who: Who, parts: Parts, deadline: float, session: Session | None
     ) -> None:
         """Returns when all shards have acknowledged it. Errors, the first of all shards':
-        InvalidRequest, DataLost, PushIndeterminate at `deadline` (loop's clock)."""
+        InvalidRequest, DataLost, and at `deadline` (loop's clock) PushIndeterminate; or, where it
+        is certain that nothing of it was written, ShardUnavailable or Overloaded (no memory)."""
         results = await asyncio.gather(
             *(
                 self._push_to(told, shard, who, some, deadline, session)
@@ -97,9 +128,16 @@ class Pusher:
             ),
             return_exceptions=True,
         )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        errors = [result for result in results if isinstance(result, BaseException)]
+        for error in errors:
+            if not isinstance(error, Overloaded | ShardUnavailable):
+                raise error
+        if len(errors) == len(parts):
+            raise errors[0]
+        if errors:
+            raise PushIndeterminate(
+                f"{errors[0]}; other shards have acknowledged their part", step=who.step
+            )
 
     async def _push_to(
         self,
@@ -111,10 +149,9 @@ class Pusher:
         session: Session | None,
     ) -> None:
         """Until it is acknowledged: the same push may be sent as often as one likes."""
-        wait_s = RETRY_S_MIN
+        wait_s, unsure, why = RETRY_S_MIN, False, "no answer"
         while True:
             entry = told.map.shards[shard]
-            why = "down"
             if entry.up:
                 push = ms.Push(who.worker, who.step, who.floor(), entry.epoch, tuple(parts))
                 limit_s = deadline - asyncio.get_running_loop().time()
@@ -125,13 +162,17 @@ class Pusher:
                         return
                     why = _judge(told.catalogue, refused)
                 except grpc.aio.AioRpcError as exc:
-                    why = exc.details() or exc.code().name
+                    unsure = True
+                    if exc.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                        why = exc.details() or exc.code().name
+            else:
+                why = "down"
             self._maps.hurry()
             try:
                 await pause(wait_s, deadline, f"shard {shard}: {why}")
                 told = await self._maps.fresh(deadline)
             except ShardUnavailable as exc:
-                raise PushIndeterminate(f"step {who.step}: {exc}", step=who.step) from exc
+                raise _given_up(who.step, exc, why, unsure=unsure) from exc
             wait_s = min(2 * wait_s, RETRY_S_MAX)
 
     async def tell_floor(self, told: Told, session: Session, floor: int) -> None:
@@ -165,7 +206,17 @@ def _judge(catalogue: Catalogue, refused: store_pb2.PeerMessage.PushRefused) -> 
         table = catalogue.placed_at(lost[0][0].stripe).table.name
         ids = [int(catalogue.ids(block, np.array([row], np.intp))[1][0]) for block, row in lost]
         raise lost_rows(table, tuple(ids))
-    return str(refused.why)
+    return OUT_OF_MEMORY if refused.why == ms.Refusal.OUT_OF_MEMORY.name else str(refused.why)
+
+
+def _given_up(step: int, late: ShardUnavailable, why: str, *, unsure: bool) -> ProaError:
+    """unsure: one of the tries was not answered, and so may have been written."""
+    message = f"step {step}: {late}"
+    if unsure:
+        return PushIndeterminate(message, step=step)
+    if why in (OUT_OF_MEMORY, ms.Refusal.OVERLOADED.name):
+        return Overloaded(message, retry_after_s=FULL_RETRY_S)
+    return ShardUnavailable(message)
 
 
 async def pause(wait_s: float, deadline: float, what: str) -> None:

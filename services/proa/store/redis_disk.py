@@ -8,45 +8,50 @@ what it means is in `store.disk`, which knows no sockets.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
-    SSLConnection,
     UnixDomainSocketConnection,
 )
 from redis.exceptions import RedisError, ResponseError
 
 from proa.errors import ShardUnavailable
-from proa.store.disk.commands import Command, Steps
+from proa.runtime.certificates import CA, CERTIFICATE, KEY
+from proa.store.disk.commands import Command, Steps, packed
 from proa.store.disk.shard_disk import ShardDisk
 from proa.store.disk.views import views
 from proa.store.protocol import actions as ac
 from proa.store.protocol.layout import Block, Layout
 from proa.store.protocol.log import Rows
 from proa.store.protocol.storage import ShardImage, View, Write
+from proa.store.tls_connection import ServerTls, TlsConnection
 
 T = TypeVar("T")
+REPLIES_LIMITED = 64  # that must come within `timeout_s`
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
     """Where a shard's server listens: `path` of a unix socket, or host and port.
 
-    tls: paths `ca`, `cert`, `key` (PEM); empty: no TLS. timeout_s: for one exchange.
+    tls: paths `ca`, `cert`, `key` (PEM) and the `name` that the server's certificate must be for,
+    empty: the host; without `ca`: no TLS. timeout_s: for one exchange.
     """
 
     path: str = ""
     host: str = "127.0.0.1"
     port: int = 6379
     username: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     ca: str = ""
     cert: str = ""
     key: str = ""
+    name: str = ""
     timeout_s: float = 5.0
 
     def connection(self) -> AbstractConnection:
@@ -57,18 +62,13 @@ class Server:
             "socket_timeout": self.timeout_s,
             "socket_connect_timeout": self.timeout_s,
             "protocol": 2,
+            "driver_info": None,  # else it says its name by a command that our users may not use
         }
         if self.path:
             return UnixDomainSocketConnection(path=self.path, **common)
         if self.ca:
-            return SSLConnection(
-                host=self.host,
-                port=self.port,
-                ssl_ca_certs=self.ca,
-                ssl_certfile=self.cert or None,
-                ssl_keyfile=self.key or None,
-                **common,
-            )
+            tls = ServerTls(self.ca, self.cert, self.key, self.name)
+            return TlsConnection(tls, host=self.host, port=self.port, **common)
         return Connection(host=self.host, port=self.port, **common)
 
     def __str__(self) -> str:
@@ -112,8 +112,8 @@ class Link:
             raise ShardUnavailable(f"{self.server}: the connection is closed")
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-            await connection.send_packed_command(connection.pack_commands(sent), check_health=False)
-            return [await self._reply() for _ in sent]
+            await connection.send_packed_command(packed(sent), check_health=False)
+            return await self._replies(len(sent))
         except (RedisError, OSError) as exc:
             await self.close()
             raise ShardUnavailable(f"{self.server}: {exc}") from exc
@@ -121,9 +121,19 @@ class Link:
             await self.close()
             raise
 
+    async def _replies(self, count: int) -> list[Any]:
+        """One limit on the time of many replies: a limit for each costs more than the reply."""
+        loop, found = asyncio.get_running_loop(), []
+        async with asyncio.timeout(None) as limit:
+            for number in range(count):
+                if number % REPLIES_LIMITED == 0:
+                    limit.reschedule(loop.time() + self.server.timeout_s)
+                found.append(await self._reply())
+        return found
+
     async def _reply(self) -> Any:
         try:
-            return await self._connection.read_response(disconnect_on_error=False)
+            return await self._connection.read_response(timeout=math.inf, disconnect_on_error=False)
         except ResponseError as exc:
             return exc
 
@@ -170,12 +180,18 @@ class RedisDisk:
     async def perform(
         self, actions: list[ac.Commit | ac.Fetch]
     ) -> list[ac.Committed | ac.CommitFailed | ac.Fetched]:
-        """In order, an event for each; commits that follow each other are one transaction."""
+        """In order, an event for each; commits that follow each other are one transaction. Fewer
+        events: the server is out of memory, and did nothing of the rest."""
         return await self._linked().run(self._disk.perform(actions))
 
     async def memory(self) -> tuple[int, int]:
         """Bytes that the server uses, and those that it may use; 0: no limit."""
         return await self._linked().run(_memory())
+
+    async def renew_certificate(self, folder: str) -> None:
+        """The server reads tls.crt, tls.key and ca.crt of its `folder` anew. Errors:
+        ShardUnavailable, also when the server refuses."""
+        await self._linked().run(_renewal(folder))
 
     def _linked(self) -> Link:
         if self._link is None:
@@ -197,6 +213,14 @@ def _memory() -> Steps[tuple[int, int]]:
     return int(lines["used_memory"]), int(lines["maxmemory"])
 
 
+def _renewal(folder: str) -> Steps[None]:
+    files = {"tls-cert-file": CERTIFICATE, "tls-key-file": KEY, "tls-ca-cert-file": CA}
+    pairs = [part for name, file in files.items() for part in (name, f"{folder}/{file}")]
+    (reply,) = yield [("CONFIG", "SET", *pairs)]
+    if isinstance(reply, Exception):
+        raise ShardUnavailable(f"the server keeps its old certificate: {reply}") from reply
+
+
 class RedisViews:
     """Reads of the disks of all shards; connects when it must. `layout`: the one in force."""
 
@@ -213,18 +237,35 @@ class RedisViews:
         self, shard: int, disk: str, asked: Mapping[Block, Rows], *, logs: bool = True
     ) -> dict[Block, View] | None:
         """Many blocks of one moment. None: the shard was not reached, or is another disk."""
-        link = self._links.get(shard)
-        if link is None:
-            link = self._links[shard] = Link(self._servers[shard])
+        link = self._link(shard)
         try:
             if await link.open() == disk:
                 return await link.run(views(self._layout(), asked, logs=logs))
         except ShardUnavailable:
             pass
+        await self._drop(shard, link)
+        return None
+
+    async def memory(self, shard: int) -> tuple[int, int] | None:
+        """As RedisDisk.memory. None: not reached."""
+        link = self._link(shard)
+        try:
+            await link.open()
+            return await link.run(_memory())
+        except ShardUnavailable:
+            await self._drop(shard, link)
+            return None
+
+    def _link(self, shard: int) -> Link:
+        link = self._links.get(shard)
+        if link is None:
+            link = self._links[shard] = Link(self._servers[shard])
+        return link
+
+    async def _drop(self, shard: int, link: Link) -> None:
         if self._links.get(shard) is link:
             del self._links[shard]
         await link.close()
-        return None
 
     async def close(self) -> None:
         """Disconnect."""

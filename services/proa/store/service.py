@@ -14,12 +14,14 @@ from proa.api.v1 import store_pb2, store_pb2_grpc
 from proa.errors import InvalidRequest
 from proa.rpc import Channels, Context, servicer_errors, servicer_stream_errors
 from proa.store import wire
+from proa.store.access import Access
 from proa.store.books import Books
 from proa.store.client import StoreClient
 from proa.store.initial import Floats, Ids
 from proa.store.post import ROLE
 from proa.store.pushing import Session
 from proa.store.settings import ShardAddress
+from proa.store.upkeep import Upkeep
 from proa.store.wire_tables import (
     floats_from_bytes,
     ids_from_bytes,
@@ -40,12 +42,19 @@ class StoreService(store_pb2_grpc.EmbeddingStoreServicer):
     """`client`: for callers that have no map; connected when the first of them comes."""
 
     def __init__(
-        self, books: Books, addresses: tuple[ShardAddress, ...], channels: Channels
+        self,
+        books: Books,
+        addresses: tuple[ShardAddress, ...],
+        channels: Channels,
+        *,
+        access: Access | None = None,
     ) -> None:
         self._books, self._addresses, self._channels = books, addresses, channels
+        self._access = access
         self._client: StoreClient | None = None
         self._connecting = asyncio.Lock()
         self.address = ""  # our own, once it is known
+        self._upkeep = Upkeep(books, addresses, channels, self._reports, self._connected)
 
     async def close(self) -> None:
         if self._client is not None:
@@ -151,10 +160,39 @@ class StoreService(store_pb2_grpc.EmbeddingStoreServicer):
     async def _connected(self) -> StoreClient:
         async with self._connecting:
             if self._client is None:
-                client = StoreClient(self.address)
+                client = StoreClient(self.address, access=self._access)
                 await client.__aenter__()
                 self._client = client
         return self._client
+
+    # --- upkeep
+
+    @servicer_stream_errors
+    async def Recover(
+        self,
+        request: store_pb2.RecoverRequest,
+        context: Context,  # noqa: ARG002
+    ) -> AsyncIterator[store_pb2.RecoverProgress]:
+        async for progress in self._upkeep.recover(request.rows_per_s_max):
+            yield progress
+
+    @servicer_stream_errors
+    async def Scrub(
+        self,
+        request: store_pb2.ScrubRequest,
+        context: Context,  # noqa: ARG002
+    ) -> AsyncIterator[store_pb2.ScrubProgress]:
+        async for progress in self._upkeep.scrub(request.rows_per_s_max):
+            yield progress
+
+    @servicer_stream_errors
+    async def Snapshot(
+        self,
+        request: store_pb2.SnapshotRequest,
+        context: Context,  # noqa: ARG002
+    ) -> AsyncIterator[store_pb2.SnapshotProgress]:
+        async for progress in self._upkeep.snapshot(request.destination):
+            yield progress
 
     # --- status
 

@@ -8,10 +8,14 @@ from pathlib import Path
 from proa.errors import SettingsError
 from proa.rpc import check_address
 from proa.runtime.settings import REQUIRED, setting
+from proa.store.access import TLS_SETTING, Access, read_access
 from proa.store.told import server_at
 
 _HOST = "address the gRPC port listens on"
 _ADMIN = "HTTP port of /livez, /readyz and /metrics; 0: any"
+_TLS = "tls.crt, tls.key, ca.crt of proa-store: for gRPC and for servers; not set: none"
+_READER = "user that reads the servers of other shards; not set: the default user"
+_READER_FILE = "file with the password of PROA_STORE_READER_USER"
 _MESSAGE = "largest message: a snapshot of a block, a push for one shard"
 
 
@@ -56,11 +60,44 @@ class AgentSettings:
         maximum=600.0,
         why="time that pushes under way have to end when the process is told to stop",
     )
+    tls_dir: Path | None = setting(None, env=TLS_SETTING, why=_TLS)
+    server_user: str = setting(
+        "",
+        env="PROA_STORE_SERVER_USER",
+        why="user that owns PROA_STORE_SERVER; not set: the default user",
+    )
+    server_password_file: Path | None = setting(
+        None,
+        env="PROA_STORE_SERVER_PASSWORD_FILE",
+        why="file with the password of PROA_STORE_SERVER_USER",
+    )
+    reader_user: str = setting("", env="PROA_STORE_READER_USER", why=_READER)
+    reader_password_file: Path | None = setting(
+        None, env="PROA_STORE_READER_PASSWORD_FILE", why=_READER_FILE
+    )
+    sweep_rows_per_s_max: int = setting(
+        50_000,
+        env="PROA_STORE_SWEEP_ROWS_PER_S_MAX",
+        unit="rows/s",
+        minimum=0,
+        maximum=1 << 30,
+        why="rows decoded in the background, and rows scrubbed; 0: no limit",
+    )
     crash_at: str = setting(
         "",
         env="PROA_STORE_CRASH_AT",
         why="tests only: STEP:N ends the process at the Nth W1, W2, W3 or W4",
     )
+
+    @property
+    def own(self) -> Access:
+        """To the shard's own server. Errors: SettingsError, EnvironmentLacks."""
+        return read_access(self.tls_dir, self.server_user, self.server_password_file, "SERVER")
+
+    @property
+    def others(self) -> Access:
+        """To those of other shards. Errors: SettingsError, EnvironmentLacks."""
+        return read_access(self.tls_dir, self.reader_user, self.reader_password_file, "READER")
 
 
 @dataclass(frozen=True)
@@ -81,8 +118,13 @@ class CoordinatorSettings:
         env="PROA_STORE_SHARDS",
         why="AGENT|SERVER@DOMAIN for each shard, with commas between; see docs/store.md",
     )
-    state: Path = setting(
-        REQUIRED, env="PROA_STORE_STATE", why="file of the map and the tables; locked"
+    state: str = setting(
+        REQUIRED,
+        env="PROA_STORE_STATE",
+        why="file of the map and the tables, locked; configmap:NAME: a ConfigMap of our namespace",
+    )
+    holder: str = setting(
+        "", env="PROA_STORE_HOLDER", why="with configmap: our pod's name, for the Lease NAME"
     )
     k: int = setting(2, env="PROA_STORE_K", minimum=1, maximum=16, why="data blocks of a stripe")
     r: int = setting(1, env="PROA_STORE_R", minimum=0, maximum=2, why="parity blocks of a stripe")
@@ -112,6 +154,16 @@ class CoordinatorSettings:
         maximum=600.0,
         why="time that calls under way have to end when the process is told to stop",
     )
+    tls_dir: Path | None = setting(None, env=TLS_SETTING, why=_TLS)
+    reader_user: str = setting("", env="PROA_STORE_READER_USER", why=_READER)
+    reader_password_file: Path | None = setting(
+        None, env="PROA_STORE_READER_PASSWORD_FILE", why=_READER_FILE
+    )
+
+    @property
+    def others(self) -> Access:
+        """To the shards' servers. Errors: SettingsError, EnvironmentLacks."""
+        return read_access(self.tls_dir, self.reader_user, self.reader_password_file, "READER")
 
     @property
     def addresses(self) -> tuple[ShardAddress, ...]:

@@ -7,6 +7,7 @@ to do is done in the order given. The protocol bears any loss of messages, so no
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import secrets
 from collections import deque
@@ -22,12 +23,15 @@ from proa.store.protocol.config import StoreConfig
 from proa.store.protocol.layout import Block, Layout
 from proa.store.protocol.log import Rows
 from proa.store.protocol.pushes import Update
+from proa.store.protocol.rowset import RowSet
 from proa.store.protocol.storage import ShardImage, View
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.05
-RETRY_S = 0.2  # a disk that cannot be reached is asked again after so long
+MANY_STRIPES = 4096
+RETRY_S = 0.2  # a disk that cannot be reached, or is full, is asked again after so long
+OUT_OF_MEMORY = "out of memory"
 
 
 Done = ac.Committed | ac.CommitFailed | ac.Fetched
@@ -38,7 +42,8 @@ class Disk(Protocol):
 
     async def image(self, layout: Layout) -> ShardImage: ...
     async def perform(self, actions: list[ac.Commit | ac.Fetch]) -> Sequence[Done]:
-        """In this order; an event for each."""
+        """In this order; an event for each. Fewer: it is out of memory, and did nothing of the
+        rest."""
 
     def extend(self, layout: Layout) -> None: ...
     async def close(self) -> None: ...
@@ -66,6 +71,9 @@ class Tables(Protocol):
     def check(self, block: Block, rows: Rows, payload: Bytes) -> None:
         """Errors: InvalidRequest, of a part that no owner may take."""
 
+    def padding(self, block: Block) -> RowSet:
+        """Rows of a data block that no table has."""
+
 
 PushAnswer = ms.PushDone | ms.PushRefused
 
@@ -80,10 +88,10 @@ class Caller:
         if isinstance(message, PushAnswer) and not self.answer.done():
             self.answer.set_result(message)
 
-    def give_up(self) -> None:
-        """Nobody is left to answer; the push may have been written."""
+    def give_up(self, why: str) -> None:
+        """Nobody can answer soon; the push may have been written."""
         if not self.answer.done():
-            self.answer.set_exception(Unavailable("the agent lost its shard; push again"))
+            self.answer.set_exception(Unavailable(f"{why}; push again"))
 
 
 class Shell:
@@ -109,6 +117,7 @@ class Shell:
         self._new_disk, self._views, self._post = disk, views, post
         self._catalogue, self._note, self._step = catalogue, note, step
         self.is_full = is_full
+        self.starved = False  # the disk has no memory for what it was given last
         self.agent: Agent | None = None
         self.tables: Tables | None = None
         self.starts = 0
@@ -133,8 +142,7 @@ class Shell:
                     self.handle(ac.Ticked())
                     await asyncio.sleep(TICK_S)
                 self.agent = None
-                for caller in self._callers:
-                    caller.give_up()
+                self.give_up("the agent lost its shard")
                 await self._idle.wait()  # what the disk was given is done before it is read
 
     def receive(self, sender: Hashable, message: ms.Message) -> None:
@@ -150,12 +158,22 @@ class Shell:
             why = ms.Refusal.NOT_OWNER
         elif push.epoch != agent.epoch:
             why = ms.Refusal.STALE_MAP
-        elif self.is_full():
-            why = ms.Refusal.OVERLOADED
+        elif (self.starved or self.is_full()) and _needs_memory(agent, push):
+            why = ms.Refusal.OUT_OF_MEMORY
         else:
             for part in push.parts:
                 self.tables.check(part.block, part.rows, part.payload)
         return None if why is None else ms.PushRefused(push.worker, push.step, why)
+
+    def lost_disk(self, agent: Agent, why: str) -> None:
+        """The disk of this agent is gone: it starts again, with what is there then."""
+        if self.agent is agent and not self._deposed.is_set():
+            self._depose(why)
+
+    def give_up(self, why: str) -> None:
+        """Whoever waits for an answer is told to push again."""
+        for caller in self._callers:
+            caller.give_up(why)
 
     async def push(self, push: ms.Push) -> PushAnswer:
         """Answered when it survives r losses, or refused whole. Errors: Unavailable, of a push that
@@ -202,9 +220,20 @@ class Shell:
         old, self._disk, self.tables = self._disk, disk, tables
         if old is not None:
             await old.close()
-        self.agent = Agent(tables.layout, self.shard, self.config, image, self._update, nonce)
+        self.agent = Agent(
+            tables.layout, self.shard, self.config, image, self._update, nonce, self._padding
+        )
+        if tables.layout.stripes > MANY_STRIPES:
+            # Walks of the garbage collector over all of them would take longer than a heartbeat.
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
         self.starts += 1
         log.info("agent starts shard=%d disk=%s stamp=%d", self.shard, image.disk, image.stamp)
+
+    def _padding(self, block: Block) -> RowSet:
+        assert self.tables is not None
+        return self.tables.padding(block)
 
     def _update(self, block: Block, rows: Rows, old: Bytes, payload: Bytes) -> Bytes:
         assert self.tables is not None
@@ -269,26 +298,53 @@ class Shell:
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """An error in it is a defect of ours: said at once, and the agent begins anew."""
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("shard %d: a task failed", self.shard, exc_info=task.exception())
+            self._depose("a task failed")
 
     async def _disk_task(self) -> None:
-        """Commits and fetches in order; those of an agent that is gone, too. Never returns."""
+        """Commits and fetches in order; those of an agent that is gone, too. Never returns.
+
+        What the disk has no memory for waits, and all after it; to the agent, the disk is slow.
+        """
         while True:
             await self._some_work.wait()
             agent, some = self.agent, list(self._work)
             events = await self._at_disk(some)
-            for _ in some:
-                self._work.popleft()
+            is_gone = agent is None or self.agent is not agent
+            starved = events is not None and len(events) < len(some)
+            if is_gone and starved:
+                self._work.clear()  # as if it had died: nothing after it may be written either
+            else:
+                for _ in some if events is None else events:
+                    self._work.popleft()
             if not self._work:
                 self._some_work.clear()
                 self._idle.set()
-            if agent is None or self.agent is not agent:
-                continue
-            if events is None:
-                self._depose("its disk does not answer")
-                continue
-            for event in events:
-                self.handle(event)
+            if not is_gone:
+                self._performed(events)
+            self._starves(starved)
+            if starved:
+                self.give_up(OUT_OF_MEMORY)
+                await asyncio.sleep(RETRY_S)
+
+    def _performed(self, events: Sequence[Done] | None) -> None:
+        if events is None:
+            assert self.agent is not None
+            self.lost_disk(self.agent, "its disk does not answer")
+        for event in events or ():
+            self.handle(event)
+
+    def _starves(self, starved: bool) -> None:
+        if starved != self.starved:
+            self.starved = starved
+            what = "has no memory for a commit" if starved else "takes commits again"
+            log.warning("the disk of shard %d %s", self.shard, what)
 
     async def _at_disk(self, some: list[ac.Commit | ac.Fetch]) -> Sequence[Done] | None:
         """How each went. None: the disk failed; what of it was written is not known."""
@@ -301,3 +357,12 @@ class Shell:
         if any(isinstance(event, ac.Committed) for event in events):
             self._step("W2")
         return events
+
+
+def _needs_memory(agent: Agent, push: ms.Push) -> bool:
+    """Whether a part of it is not in its block yet."""
+    blocks = agent.owner.state.blocks
+    return any(
+        part.block not in blocks or not blocks[part.block].sessions.includes(push.worker, push.step)
+        for part in push.parts
+    )

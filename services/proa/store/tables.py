@@ -27,6 +27,7 @@ from proa.store.optimisers import Optimiser, check_gradients, from_json, to_json
 from proa.store.placement import ring_of
 from proa.store.protocol.layout import Block, Extent, Layout
 from proa.store.protocol.log import Rows
+from proa.store.protocol.rowset import RowSet
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 ROWS_MAX = 1 << 40
@@ -34,6 +35,7 @@ DIM_MAX = 8192
 TABLES_MAX = 4096
 STRIPES_MAX = 1 << 31
 BLOCK_BYTES = 1 << 18  # about the size of a block
+WHOLE = 1  # the last byte of a payload that sets a row
 BLOCK_ROWS_MIN, BLOCK_ROWS_MAX = 16, 1024
 
 
@@ -79,14 +81,32 @@ class Table:
         return (stored[:, : self.payload] ^ initial).view(np.float32)
 
     def update(self, ids: Ids, stored: Bytes, payload: Bytes) -> Bytes:
-        """One step: stored rows and fp32 gradients, uint8 [ids, payload]; the new stored rows."""
+        """One step: stored rows and fp32 gradients, uint8 [ids, payload]; the new stored rows. Or
+        whole records, as `whole` makes them, which replace what was stored."""
         initial = self.initial_records(ids)
+        if payload.shape[1] == self.width + 1:
+            return payload[:, :-1] ^ initial
         values = (stored ^ initial).view(np.float32)
         gradients = np.ascontiguousarray(payload).view(np.float32)
         weights, state = self.optimiser.step(
             values[:, : self.dim], values[:, self.dim :], gradients
         )
         return np.hstack((weights, state)).view(np.uint8) ^ initial
+
+    def whole(self, weights: Floats, state: Floats | None) -> Bytes:
+        """uint8 [rows, width + 1]: payloads that set rows, bit by bit. state: None: the initial
+        one. Errors: InvalidRequest, naming the shape."""
+        floats = self.optimiser.state_floats(self.dim)
+        if state is None:
+            state = np.tile(self.optimiser.initial_state(self.dim), (len(weights), 1))
+        for what, found, columns in (("weights", weights, self.dim), ("state", state, floats)):
+            if found.shape != (len(weights), columns):
+                raise InvalidRequest(
+                    f"table {self.name!r}: {what} {list(found.shape)}: not [{len(weights)},"
+                    f" {columns}]"
+                )
+        parts = [np.ascontiguousarray(one, np.float32).view(np.uint8) for one in (weights, state)]
+        return np.hstack((*parts, np.full((len(weights), 1), WHOLE, np.uint8)))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -233,6 +253,12 @@ class Catalogue:
         size = min(group, extent.stripes * self.k - number * group)
         return table, number * group * extent.rows + rows.astype(np.int64) * size + place
 
+    def padding(self, block: Block) -> RowSet:
+        """Rows that a data block has beyond its table's end."""
+        rows = np.arange(self.layout.extent_of(block.stripe).rows)
+        table, ids = self.ids(block, rows)
+        return RowSet.of_rows(rows[ids >= table.rows])
+
     def update(self, block: Block, rows: Rows, old: Bytes, payload: Bytes) -> Bytes:
         """The protocol's `Update`."""
         table, ids = self.ids(block, rows)
@@ -243,6 +269,9 @@ class Catalogue:
         if not (block.stripe < self.layout.stripes and block.position < self.k):
             raise InvalidRequest(f"{block} is no data block")
         table, ids = self.ids(block, rows)
+        if payload.shape == (len(rows), table.width + 1) and (payload[:, -1] == WHOLE).all():
+            check_ids(table, ids)
+            return
         if payload.shape != (len(rows), table.payload):
             raise InvalidRequest(
                 f"table {table.name!r}: gradients of {payload.shape[1:]} bytes a row are not fp32"

@@ -50,10 +50,6 @@ class Told:
         """Of the agent that has the shard."""
         return self.agents[shard]
 
-    def server(self, shard: int) -> Server:
-        """Of the shard's Redis or Valkey."""
-        return server_at(self.servers[shard])
-
 
 def server_at(address: str) -> Server:
     """host:port, or the path of a unix socket."""

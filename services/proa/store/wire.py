@@ -247,15 +247,19 @@ def _read_delta(value: Any) -> ms.Delta:
 def _write_fenced(fenced: ms.Fenced, target: Any) -> None:
     target.shard, target.source = fenced.shard, fenced.source
     target.epoch, target.stamp = fenced.epoch, fenced.stamp
+    target.part, target.more = fenced.part, fenced.more
     _write_held(fenced.held, target)
 
 
 def _read_fenced(value: Any) -> ms.Fenced:
-    return ms.Fenced(value.shard, value.source, value.epoch, value.stamp, _held(value.held))
+    return ms.Fenced(
+        value.shard, value.source, value.epoch, value.stamp, _held(value.held), value.part,
+        value.more,
+    )  # fmt: skip
 
 
 def _write_adopt(adopt: ms.Adopt, target: Any) -> None:
-    target.source, target.epoch = adopt.source, adopt.epoch
+    target.source, target.epoch, target.part = adopt.source, adopt.epoch, adopt.part
     for (block, position), (term, version) in adopt.versions.items():
         one = target.versions.add(position=position, term=term, version=version)
         _write_block(block, one.block)
@@ -265,16 +269,17 @@ def _read_adopt(value: Any) -> ms.Adopt:
     versions = {
         (_block(one.block), one.position): (one.term, one.version) for one in value.versions
     }
-    return ms.Adopt(value.source, value.epoch, versions)
+    return ms.Adopt(value.source, value.epoch, versions, value.part)
 
 
 def _write_adopted(adopted: ms.Adopted, target: Any) -> None:
     target.shard, target.source, target.epoch = adopted.shard, adopted.source, adopted.epoch
+    target.part = adopted.part
     _write_held(adopted.held, target)
 
 
 def _read_adopted(value: Any) -> ms.Adopted:
-    return ms.Adopted(value.shard, value.source, value.epoch, _held(value.held))
+    return ms.Adopted(value.shard, value.source, value.epoch, _held(value.held), value.part)
 
 
 def _write_join(join: ms.Join, target: Any) -> None:

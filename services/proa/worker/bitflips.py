@@ -64,18 +64,19 @@ class BitFlips:
         from proa_kernels.injection import injecting
 
         plans = [self._plan(fault, layers) for fault in hits]
-        seen = 0
+        last = -1
 
         def tamper(accumulators: torch.Tensor, attempt: int) -> None:
-            nonlocal seen
-            if attempt:
+            nonlocal last
+            # A layer is one call, whose first product is hit: attention makes several.
+            if attempt or injector.call == last:
                 return
+            last = injector.call
             for layer, bits, seed in plans:
-                if layer == seen:
+                if layer == last:
                     _flip([accumulators], bits, seed)
-            seen += 1
 
-        with injecting(tamper):
+        with injecting(tamper) as injector:
             yield
 
     def _plan(self, fault: Fault, layers: int) -> tuple[int, int, int]:

@@ -202,8 +202,42 @@ class ReportRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class PaceRequest(_message.Message):
+    __slots__ = ("rows_per_s_max", "lease_ms")
+    ROWS_PER_S_MAX_FIELD_NUMBER: _ClassVar[int]
+    LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    rows_per_s_max: int
+    lease_ms: int
+    def __init__(self, rows_per_s_max: _Optional[int] = ..., lease_ms: _Optional[int] = ...) -> None: ...
+
+class HoldRequest(_message.Message):
+    __slots__ = ("lease_ms", "until")
+    LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    lease_ms: int
+    until: _containers.RepeatedCompositeFieldContainer[WorkerStep]
+    def __init__(self, lease_ms: _Optional[int] = ..., until: _Optional[_Iterable[_Union[WorkerStep, _Mapping]]] = ...) -> None: ...
+
+class WorkerStep(_message.Message):
+    __slots__ = ("worker", "step")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    worker: int
+    step: int
+    def __init__(self, worker: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+
+class HoldResponse(_message.Message):
+    __slots__ = ("taken", "under_way", "quiet_ms")
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    UNDER_WAY_FIELD_NUMBER: _ClassVar[int]
+    QUIET_MS_FIELD_NUMBER: _ClassVar[int]
+    taken: _containers.RepeatedCompositeFieldContainer[WorkerStep]
+    under_way: int
+    quiet_ms: int
+    def __init__(self, taken: _Optional[_Iterable[_Union[WorkerStep, _Mapping]]] = ..., under_way: _Optional[int] = ..., quiet_ms: _Optional[int] = ...) -> None: ...
+
 class ShardReport(_message.Message):
-    __slots__ = ("shard", "domain", "state", "epoch", "rows_pending", "rows_lost", "parity_incomplete", "outbox", "pushes", "memory_bytes")
+    __slots__ = ("shard", "domain", "state", "epoch", "rows_pending", "rows_lost", "parity_incomplete", "outbox", "pushes", "memory_bytes", "rows_decoded")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -214,6 +248,7 @@ class ShardReport(_message.Message):
     OUTBOX_FIELD_NUMBER: _ClassVar[int]
     PUSHES_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_DECODED_FIELD_NUMBER: _ClassVar[int]
     shard: int
     domain: str
     state: str
@@ -224,7 +259,8 @@ class ShardReport(_message.Message):
     outbox: int
     pushes: int
     memory_bytes: int
-    def __init__(self, shard: _Optional[int] = ..., domain: _Optional[str] = ..., state: _Optional[str] = ..., epoch: _Optional[int] = ..., rows_pending: _Optional[int] = ..., rows_lost: _Optional[int] = ..., parity_incomplete: _Optional[int] = ..., outbox: _Optional[int] = ..., pushes: _Optional[int] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
+    rows_decoded: int
+    def __init__(self, shard: _Optional[int] = ..., domain: _Optional[str] = ..., state: _Optional[str] = ..., epoch: _Optional[int] = ..., rows_pending: _Optional[int] = ..., rows_lost: _Optional[int] = ..., parity_incomplete: _Optional[int] = ..., outbox: _Optional[int] = ..., pushes: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., rows_decoded: _Optional[int] = ...) -> None: ...
 
 class TableReport(_message.Message):
     __slots__ = ("table", "stripes", "creating")
@@ -243,14 +279,20 @@ class RecoverRequest(_message.Message):
     def __init__(self, rows_per_s_max: _Optional[int] = ...) -> None: ...
 
 class RecoverProgress(_message.Message):
-    __slots__ = ("rows_done", "rows_pending", "parity_pending")
+    __slots__ = ("rows_done", "rows_pending", "parity_pending", "rows_lost", "shards_away", "done")
     ROWS_DONE_FIELD_NUMBER: _ClassVar[int]
     ROWS_PENDING_FIELD_NUMBER: _ClassVar[int]
     PARITY_PENDING_FIELD_NUMBER: _ClassVar[int]
+    ROWS_LOST_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_AWAY_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
     rows_done: int
     rows_pending: int
     parity_pending: int
-    def __init__(self, rows_done: _Optional[int] = ..., rows_pending: _Optional[int] = ..., parity_pending: _Optional[int] = ...) -> None: ...
+    rows_lost: int
+    shards_away: int
+    done: bool
+    def __init__(self, rows_done: _Optional[int] = ..., rows_pending: _Optional[int] = ..., parity_pending: _Optional[int] = ..., rows_lost: _Optional[int] = ..., shards_away: _Optional[int] = ..., done: _Optional[bool] = ...) -> None: ...
 
 class ScrubRequest(_message.Message):
     __slots__ = ("rows_per_s_max",)
@@ -259,18 +301,42 @@ class ScrubRequest(_message.Message):
     def __init__(self, rows_per_s_max: _Optional[int] = ...) -> None: ...
 
 class ScrubProgress(_message.Message):
-    __slots__ = ("rows_read", "rows_bad", "rows_repaired", "stripes_bad", "done")
+    __slots__ = ("rows_read", "rows_bad", "rows_repaired", "stripes_bad", "done", "rows_compared", "findings", "shards_failed")
     ROWS_READ_FIELD_NUMBER: _ClassVar[int]
     ROWS_BAD_FIELD_NUMBER: _ClassVar[int]
     ROWS_REPAIRED_FIELD_NUMBER: _ClassVar[int]
     STRIPES_BAD_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_COMPARED_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FAILED_FIELD_NUMBER: _ClassVar[int]
     rows_read: int
     rows_bad: int
     rows_repaired: int
     stripes_bad: int
     done: bool
-    def __init__(self, rows_read: _Optional[int] = ..., rows_bad: _Optional[int] = ..., rows_repaired: _Optional[int] = ..., stripes_bad: _Optional[int] = ..., done: _Optional[bool] = ...) -> None: ...
+    rows_compared: int
+    findings: _containers.RepeatedCompositeFieldContainer[ScrubFinding]
+    shards_failed: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, rows_read: _Optional[int] = ..., rows_bad: _Optional[int] = ..., rows_repaired: _Optional[int] = ..., stripes_bad: _Optional[int] = ..., done: _Optional[bool] = ..., rows_compared: _Optional[int] = ..., findings: _Optional[_Iterable[_Union[ScrubFinding, _Mapping]]] = ..., shards_failed: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ScrubFinding(_message.Message):
+    __slots__ = ("kind", "shard", "table", "stripe", "position", "rows", "ids")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    STRIPE_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    shard: int
+    table: str
+    stripe: int
+    position: int
+    rows: _containers.RepeatedScalarFieldContainer[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, kind: _Optional[str] = ..., shard: _Optional[int] = ..., table: _Optional[str] = ..., stripe: _Optional[int] = ..., position: _Optional[int] = ..., rows: _Optional[_Iterable[int]] = ..., ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SnapshotRequest(_message.Message):
     __slots__ = ("destination",)
@@ -498,12 +564,14 @@ class PeerMessage(_message.Message):
         epoch: int
         def __init__(self, source: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
     class Fence(_message.Message):
-        __slots__ = ("source", "epoch")
+        __slots__ = ("source", "epoch", "part")
         SOURCE_FIELD_NUMBER: _ClassVar[int]
         EPOCH_FIELD_NUMBER: _ClassVar[int]
+        PART_FIELD_NUMBER: _ClassVar[int]
         source: int
         epoch: int
-        def __init__(self, source: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
+        part: int
+        def __init__(self, source: _Optional[int] = ..., epoch: _Optional[int] = ..., part: _Optional[int] = ...) -> None: ...
     class Held(_message.Message):
         __slots__ = ("block", "position", "term", "applied")
         BLOCK_FIELD_NUMBER: _ClassVar[int]
@@ -516,18 +584,22 @@ class PeerMessage(_message.Message):
         applied: AppliedVersion
         def __init__(self, block: _Optional[_Union[BlockName, _Mapping]] = ..., position: _Optional[int] = ..., term: _Optional[int] = ..., applied: _Optional[_Union[AppliedVersion, _Mapping]] = ...) -> None: ...
     class Fenced(_message.Message):
-        __slots__ = ("shard", "source", "epoch", "stamp", "held")
+        __slots__ = ("shard", "source", "epoch", "stamp", "held", "part", "more")
         SHARD_FIELD_NUMBER: _ClassVar[int]
         SOURCE_FIELD_NUMBER: _ClassVar[int]
         EPOCH_FIELD_NUMBER: _ClassVar[int]
         STAMP_FIELD_NUMBER: _ClassVar[int]
         HELD_FIELD_NUMBER: _ClassVar[int]
+        PART_FIELD_NUMBER: _ClassVar[int]
+        MORE_FIELD_NUMBER: _ClassVar[int]
         shard: int
         source: int
         epoch: int
         stamp: int
         held: _containers.RepeatedCompositeFieldContainer[PeerMessage.Held]
-        def __init__(self, shard: _Optional[int] = ..., source: _Optional[int] = ..., epoch: _Optional[int] = ..., stamp: _Optional[int] = ..., held: _Optional[_Iterable[_Union[PeerMessage.Held, _Mapping]]] = ...) -> None: ...
+        part: int
+        more: bool
+        def __init__(self, shard: _Optional[int] = ..., source: _Optional[int] = ..., epoch: _Optional[int] = ..., stamp: _Optional[int] = ..., held: _Optional[_Iterable[_Union[PeerMessage.Held, _Mapping]]] = ..., part: _Optional[int] = ..., more: _Optional[bool] = ...) -> None: ...
     class Target(_message.Message):
         __slots__ = ("block", "position", "term", "version")
         BLOCK_FIELD_NUMBER: _ClassVar[int]
@@ -540,25 +612,29 @@ class PeerMessage(_message.Message):
         version: int
         def __init__(self, block: _Optional[_Union[BlockName, _Mapping]] = ..., position: _Optional[int] = ..., term: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
     class Adopt(_message.Message):
-        __slots__ = ("source", "epoch", "versions")
+        __slots__ = ("source", "epoch", "versions", "part")
         SOURCE_FIELD_NUMBER: _ClassVar[int]
         EPOCH_FIELD_NUMBER: _ClassVar[int]
         VERSIONS_FIELD_NUMBER: _ClassVar[int]
+        PART_FIELD_NUMBER: _ClassVar[int]
         source: int
         epoch: int
         versions: _containers.RepeatedCompositeFieldContainer[PeerMessage.Target]
-        def __init__(self, source: _Optional[int] = ..., epoch: _Optional[int] = ..., versions: _Optional[_Iterable[_Union[PeerMessage.Target, _Mapping]]] = ...) -> None: ...
+        part: int
+        def __init__(self, source: _Optional[int] = ..., epoch: _Optional[int] = ..., versions: _Optional[_Iterable[_Union[PeerMessage.Target, _Mapping]]] = ..., part: _Optional[int] = ...) -> None: ...
     class Adopted(_message.Message):
-        __slots__ = ("shard", "source", "epoch", "held")
+        __slots__ = ("shard", "source", "epoch", "held", "part")
         SHARD_FIELD_NUMBER: _ClassVar[int]
         SOURCE_FIELD_NUMBER: _ClassVar[int]
         EPOCH_FIELD_NUMBER: _ClassVar[int]
         HELD_FIELD_NUMBER: _ClassVar[int]
+        PART_FIELD_NUMBER: _ClassVar[int]
         shard: int
         source: int
         epoch: int
         held: _containers.RepeatedCompositeFieldContainer[PeerMessage.Held]
-        def __init__(self, shard: _Optional[int] = ..., source: _Optional[int] = ..., epoch: _Optional[int] = ..., held: _Optional[_Iterable[_Union[PeerMessage.Held, _Mapping]]] = ...) -> None: ...
+        part: int
+        def __init__(self, shard: _Optional[int] = ..., source: _Optional[int] = ..., epoch: _Optional[int] = ..., held: _Optional[_Iterable[_Union[PeerMessage.Held, _Mapping]]] = ..., part: _Optional[int] = ...) -> None: ...
     class Have(_message.Message):
         __slots__ = ("epoch", "version")
         EPOCH_FIELD_NUMBER: _ClassVar[int]

@@ -539,6 +539,21 @@ class StorePeerStub:
                 request_serializer=proa_dot_api_dot_v1_dot_store__pb2.ReportRequest.SerializeToString,
                 response_deserializer=proa_dot_api_dot_v1_dot_store__pb2.ShardReport.FromString,
                 _registered_method=True)
+        self.Pace = channel.unary_unary(
+                '/proa.api.v1.StorePeer/Pace',
+                request_serializer=proa_dot_api_dot_v1_dot_store__pb2.PaceRequest.SerializeToString,
+                response_deserializer=proa_dot_api_dot_v1_dot_store__pb2.ShardReport.FromString,
+                _registered_method=True)
+        self.Scrub = channel.unary_stream(
+                '/proa.api.v1.StorePeer/Scrub',
+                request_serializer=proa_dot_api_dot_v1_dot_store__pb2.ScrubRequest.SerializeToString,
+                response_deserializer=proa_dot_api_dot_v1_dot_store__pb2.ScrubProgress.FromString,
+                _registered_method=True)
+        self.Hold = channel.unary_unary(
+                '/proa.api.v1.StorePeer/Hold',
+                request_serializer=proa_dot_api_dot_v1_dot_store__pb2.HoldRequest.SerializeToString,
+                response_deserializer=proa_dot_api_dot_v1_dot_store__pb2.HoldResponse.FromString,
+                _registered_method=True)
 
 
 class StorePeerServicer:
@@ -567,6 +582,27 @@ class StorePeerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Pace(self, request, context):
+        """For a while, the sweep decodes no more rows than this.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Scrub(self, request, context):
+        """Reads all rows of the shard once: see EmbeddingStore.Scrub.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Hold(self, request, context):
+        """Takes no new steps for a while, so that a snapshot can be taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StorePeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -584,6 +620,21 @@ def add_StorePeerServicer_to_server(servicer, server):
                     servicer.Report,
                     request_deserializer=proa_dot_api_dot_v1_dot_store__pb2.ReportRequest.FromString,
                     response_serializer=proa_dot_api_dot_v1_dot_store__pb2.ShardReport.SerializeToString,
+            ),
+            'Pace': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pace,
+                    request_deserializer=proa_dot_api_dot_v1_dot_store__pb2.PaceRequest.FromString,
+                    response_serializer=proa_dot_api_dot_v1_dot_store__pb2.ShardReport.SerializeToString,
+            ),
+            'Scrub': grpc.unary_stream_rpc_method_handler(
+                    servicer.Scrub,
+                    request_deserializer=proa_dot_api_dot_v1_dot_store__pb2.ScrubRequest.FromString,
+                    response_serializer=proa_dot_api_dot_v1_dot_store__pb2.ScrubProgress.SerializeToString,
+            ),
+            'Hold': grpc.unary_unary_rpc_method_handler(
+                    servicer.Hold,
+                    request_deserializer=proa_dot_api_dot_v1_dot_store__pb2.HoldRequest.FromString,
+                    response_serializer=proa_dot_api_dot_v1_dot_store__pb2.HoldResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -668,6 +719,87 @@ class StorePeer:
             '/proa.api.v1.StorePeer/Report',
             proa_dot_api_dot_v1_dot_store__pb2.ReportRequest.SerializeToString,
             proa_dot_api_dot_v1_dot_store__pb2.ShardReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/proa.api.v1.StorePeer/Pace',
+            proa_dot_api_dot_v1_dot_store__pb2.PaceRequest.SerializeToString,
+            proa_dot_api_dot_v1_dot_store__pb2.ShardReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scrub(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/proa.api.v1.StorePeer/Scrub',
+            proa_dot_api_dot_v1_dot_store__pb2.ScrubRequest.SerializeToString,
+            proa_dot_api_dot_v1_dot_store__pb2.ScrubProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Hold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/proa.api.v1.StorePeer/Hold',
+            proa_dot_api_dot_v1_dot_store__pb2.HoldRequest.SerializeToString,
+            proa_dot_api_dot_v1_dot_store__pb2.HoldResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -159,8 +159,8 @@ def faulty_rows(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What a product gives after one fault in each row, the wrong column, the changed bits.
 
-    Partial sums and changed operands are multiplied out in fp32. Where the fault makes no
-    difference to that, the accumulator stays as the operator's own order of sums left it.
+    Partial sums and changed operands are multiplied out in fp32, and what the fault changes in that
+    is added to the accumulators; elsewhere they stay as the operator's own order of sums left them.
     """
     if site == "accumulator" and moment in (FINAL, REPEATED):
         done = corrupt(fault, clean_FN, dice)
@@ -185,8 +185,10 @@ def faulty_rows(
             before, after = clean_FN, clean_FN.clone()
             wrong = clean_FN[rows, columns].double() + x.double()[rows, done.columns] * by
             after[rows, columns] = wrong.to(after.dtype)
+    by_FN = after.double() - before.double()
+    wrong_FN = (clean_FN.double() + by_FN).to(clean_FN.dtype)
     after, before = after.to(clean_FN.dtype), before.to(clean_FN.dtype)
-    return torch.where(differs(after, before), after, clean_FN), columns, done.bits
+    return torch.where(differs(after, before), wrong_FN, clean_FN), columns, done.bits
 
 
 def _span(inner: int, moment: str) -> tuple[int, int]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
 from proa.integrity.campaign.cells import FINAL
 from proa.integrity.campaign.counts import Counts, bound, share, total, wilson
 from proa.integrity.campaign.distributions import SMOOTH
+from proa.integrity.campaign.operators import MAIN
 
 CLEAN_CHECKS_MIN = 1_000_000
 VISIBLE_MIN, PAIRS_MIN, LOCATED_MIN = 0.97, 0.999, 0.99
@@ -71,6 +72,19 @@ def objects(findings: Iterable[Finding]) -> list[dict[str, Any]]:
             tree["critical"] = critical
         found.append(tree)
     return found
+
+
+def brief(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """The same counts in little: no parts, rates and bits; the faults of a site as one, `all`, for
+    operators beside the main one, and for what is stored beside products."""
+    aside = ("checksum", "norms", "output")
+    whole = [one.layer or (one.operator == MAIN and one.site not in aside) for one in findings]
+    pooled = [
+        one if kept else replace(one, fault="all")
+        for one, kept in zip(findings, whole, strict=True)
+    ]
+    kept = ("dtype", "distribution", "op", "scheme", "site", "fault", "cleared", *_ALWAYS)
+    return [{name: one[name] for name in kept if name in one} for one in objects(pooled)]
 
 
 def rates(counts: Counts) -> dict[str, list[float]]:

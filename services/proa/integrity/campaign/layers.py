@@ -5,17 +5,20 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
+from torch.nn.functional import unfold
 from torch.utils import _pytree as pytree
 
 from proa.errors import InvalidRequest, ProgramRefused
 from proa.integrity.campaign.inputs import Batch
 from proa.integrity.campaign.operators import CONV, LINEAR, Result
 from proa_kernels import Plan, PlanRefused, Verdict, WeightsRefused, protect
+from proa_kernels.conv.geometry import Geometry
 from proa_kernels.injection import injecting
 
 Named = dict[str, Any]  # arguments of an operator by their names
@@ -39,15 +42,29 @@ class Checked:
         """The dimension of what its products give that has the outputs."""
         return CONV.columns if "conv2d" in str(self.target) else LINEAR.columns
 
-    @property
+    @cached_property
     def product(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """x `[M, K]` and weight `[N, K]` of a plain matrix product, else None."""
+        """x `[M, K]` and weight `[N, K]` of a plain matrix product, or of a convolution of one
+        group as such; else None."""
         ops = torch.ops.proa
+        if self.target in (ops.checked_conv2d.default, ops.dup_conv2d.default):
+            return _patches(self.args) if self.args["groups"] == 1 else None
         if self.target not in (ops.checked_linear.default, ops.dup_linear.default):
             return None
         x, weight = self.args["x"], self.args["weight"]
         weight_NK = weight.T if self.args.get("inner_first") else weight
         return x.reshape(-1, x.shape[-1]), weight_NK
+
+
+def _patches(args: Named) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each place of a convolution multiplies, `[M, K]`, and its kernel `[N, K]`."""
+    x, weight = args["x"], args["weight"]
+    if x.dim() == 3:
+        x, weight = x.unsqueeze(2), weight.unsqueeze(2)
+    walk = Geometry.of(args["stride"], args["padding"], args["dilation"], 1)
+    padded, padding = walk.padded(x.float())
+    patches = unfold(padded, weight.shape[2:], walk.dilation, padding, walk.stride)
+    return patches.transpose(1, 2).flatten(0, 1).to(x.dtype), weight.flatten(1)
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,18 @@ def _conv(name: str) -> Callable[[torch.Tensor, torch.Tensor, Constants, bool], 
     return call
 
 
+def _bmm(name: str) -> Callable[[torch.Tensor, torch.Tensor, Constants, bool], Result]:
+    def call(x: torch.Tensor, weight: torch.Tensor, _: Constants, correct: bool) -> Result:
+        """Two sheets of x, the same right operand for both."""
+        out, verdict = getattr(torch.ops.proa, name)(
+            x.view(2, -1, x.shape[1]), weight.expand(2, *weight.shape), None,
+            transposed=True, alpha=1.0, beta=1.0, correct=correct,
+        )  # fmt: skip
+        return out.flatten(0, 1), verdict
+
+    return call
+
+
 _KEPT = ("checksum", "norms")
 OPERATORS: dict[str, Operator] = {
     one.name: one
@@ -136,6 +148,7 @@ OPERATORS: dict[str, Operator] = {
         Operator("linear", "dup", LINEAR, (), _take_nothing, _linear("dup_linear")),
         Operator("conv2d", "row", CONV, _KEPT, _take_conv, _conv("checked_conv2d")),
         Operator("conv2d", "dup", CONV, (), _take_nothing, _conv("dup_conv2d")),
+        Operator("bmm", "row", LINEAR, (), _take_nothing, _bmm("checked_bmm")),
     )
 }
 MAIN = "linear.row"  # whose cells are the most

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proa.integrity.campaign.findings import Finding, Must, musts, objects
+from proa.integrity.campaign.findings import Finding, Must, brief, musts, objects
 from proa.integrity.campaign.tables import Table, tables
 
 JSON_FILE = "campaign.json"
@@ -44,15 +44,23 @@ class Report:
         }
 
     def write_json(self, path: Path) -> None:
-        """One object of the campaign on each line."""
-        tree = self.to_dict()
-        rows = tree.pop("campaign")
-        head = json.dumps(tree, indent=1)[:-2]
-        body = ",\n".join(json.dumps(row) for row in rows)
-        _write(path, f'{head},\n "campaign": [\n{body}\n]}}\n')
+        """The whole tree."""
+        _write(path, _lines(self.to_dict()))
+
+    def write_brief(self, path: Path) -> None:
+        """The same with the objects of `findings.brief`."""
+        _write(path, _lines({**self.to_dict(), "campaign": brief(self.findings)}))
 
     def write_markdown(self, path: Path) -> None:
         _write(path, markdown(self))
+
+
+def _lines(tree: dict[str, Any]) -> str:
+    """JSON with one object of the campaign on each line."""
+    rows = tree.pop("campaign")
+    head = json.dumps(tree, indent=1)[:-2]
+    body = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
+    return f'{head},\n "campaign": [\n{body}\n]}}\n'
 
 
 def markdown(report: Report) -> str:

@@ -16,6 +16,7 @@ from proa.errors import ShardUnavailable
 from proa.store.gf256 import Bytes
 from proa.store.protocol.layout import Block
 from proa.store.protocol.log import NO_SESSIONS, Entry, Mark, Rows, Sessions
+from proa.store.protocol.rowset import RowSet
 from proa.store.protocol.storage import Applied, BlockMeta, StripeMeta
 
 FORMAT = 1
@@ -93,10 +94,6 @@ def unpack_bits(value: bytes, count: int) -> Bits:
     return np.unpackbits(raw, count=count, bitorder="little").astype(np.bool_)
 
 
-def _rows(bits: Bits) -> frozenset[int]:
-    return frozenset(np.flatnonzero(bits).tolist())
-
-
 # --- metas
 
 
@@ -106,7 +103,7 @@ def data_meta(meta: BlockMeta, touched: Bits) -> bytes:
     head = _DATA.pack(FORMAT, DATA, meta.epoch, meta.version, count)
     if not meta.pending and not meta.lost:
         return sealed(head + pack_bits(touched))
-    more = pack_bits(bits_of(meta.pending, count)) + pack_bits(bits_of(meta.lost, count))
+    more = RowSet.of(meta.pending).packed(count) + RowSet.of(meta.lost).packed(count)
     return sealed(head + pack_bits(touched) + more)
 
 
@@ -135,9 +132,12 @@ def _read_data(value: bytes) -> tuple[BlockMeta, Bits]:
     _, _, epoch, version, count = _DATA.unpack_from(value)
     size = (count + 7) // 8
     parts = [value[at : at + size] for at in range(_DATA.size, len(value), size)]
-    touched, *more = (unpack_bits(part, count) for part in parts)
-    pending, lost = map(_rows, more or [np.zeros(0, np.bool_)] * 2)
-    return BlockMeta(epoch, version, NO_SESSIONS, pending, lost), touched
+    touched, *more = parts
+    meta = BlockMeta(epoch, version)
+    if more:
+        pending, lost = (RowSet(int.from_bytes(part, "little")) for part in more)
+        meta = BlockMeta(epoch, version, NO_SESSIONS, pending, lost)
+    return meta, unpack_bits(touched, count)
 
 
 def _read_parity(value: bytes) -> tuple[StripeMeta, Bits]:

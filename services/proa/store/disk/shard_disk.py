@@ -8,7 +8,7 @@ another process took the disk, EXEC does nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 BLOCKS_AT_ONCE = 512  # read in one exchange when an image is loaded
 COMMITS_AT_ONCE = 256  # merged into one transaction
+WRITES_AT_ONCE = 1024  # of them
 EVICTION = "noeviction"
 OLDEST = {"valkey": (8, 0), "redis": (7, 0)}
 
@@ -134,16 +135,20 @@ class ShardDisk:
     def perform(
         self, actions: Sequence[ac.Commit | ac.Fetch]
     ) -> cm.Steps[list[ac.Committed | ac.CommitFailed | ac.Fetched]]:
-        """In this order; an event for each. Errors: ShardUnavailable; then it is not known what of
-        it is on the disk."""
+        """In this order; an event for each, up to the first commit that finds the server out of
+        memory: from there on nothing was done. Errors: ShardUnavailable; then it is not known what
+        of it is on the disk."""
         events: list[ac.Committed | ac.CommitFailed | ac.Fetched] = []
         for kind, some in groupby(actions, type):
             found: list[Any] = list(some)
             if kind is ac.Fetch:
                 events += yield from self._fetches(found)
-            else:
-                for at in range(0, len(found), COMMITS_AT_ONCE):
-                    events += yield from self._commits(found[at : at + COMMITS_AT_ONCE])
+                continue
+            for part in _transactions(found):
+                done = yield from self._commits(part)
+                if done is None:
+                    return events
+                events += done
         return events
 
     def fetch(self, rows: Mapping[Block, Rows]) -> cm.Steps[ac.Found]:
@@ -154,8 +159,10 @@ class ShardDisk:
     def commit(self, writes: tuple[Write, ...]) -> cm.Steps[tuple[int, ...] | None]:
         """None: it is on the disk. Else the stripes for which nothing was written, none where the
         disk is full."""
-        (event,) = yield from self._commits([ac.Commit(0, writes)])
-        return event.stripes if isinstance(event, ac.CommitFailed) else None
+        events = yield from self._commits([ac.Commit(0, writes)])
+        if events is None:
+            return ()
+        return events[0].stripes if isinstance(events[0], ac.CommitFailed) else None
 
     def _fetches(self, fetches: list[ac.Fetch]) -> cm.Steps[list[ac.Fetched]]:
         asked = [(block, rows) for fetch in fetches for block, rows in fetch.rows.items()]
@@ -178,7 +185,8 @@ class ShardDisk:
 
     def _commits(
         self, commits: list[ac.Commit]
-    ) -> Generator[list[cm.Command], list[Any], list[ac.Committed | ac.CommitFailed]]:
+    ) -> Generator[list[cm.Command], list[Any], list[ac.Committed | ac.CommitFailed] | None]:
+        """None: the server has no memory for them, and has nothing of them."""
         wanted = parity_rows(self.state, (commit.writes for commit in commits))
         records: dict[Block, dict[int, bytes | None]] = {}
         if wanted:
@@ -190,7 +198,7 @@ class ShardDisk:
         bad = {commit.ticket: plan.add(commit.writes) for commit in commits}
         commands = plan.finish()
         if commands and not (yield from self._execute(commands)):
-            return [ac.CommitFailed(commit.ticket) for commit in commits]
+            return None
         plan.executed()
         return [
             ac.CommitFailed(ticket, stripes) if stripes else ac.Committed(ticket)
@@ -214,6 +222,18 @@ class ShardDisk:
             self._compare(replies)
             return False
         raise ShardUnavailable(f"the server refused: {refused[0]}") from refused[0]
+
+
+def _transactions(commits: list[ac.Commit]) -> Iterator[list[ac.Commit]]:
+    part: list[ac.Commit] = []
+    size = 0
+    for commit in commits:
+        if part and (len(part) >= COMMITS_AT_ONCE or size + len(commit.writes) > WRITES_AT_ONCE):
+            yield part
+            part, size = [], 0
+        part.append(commit)
+        size += len(commit.writes)
+    yield part
 
 
 def good(replies: Sequence[Any]) -> Sequence[Any]:

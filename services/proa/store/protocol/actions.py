@@ -14,6 +14,7 @@ from proa.store.protocol.cluster_map import ClusterMap
 from proa.store.protocol.layout import Block, Layout
 from proa.store.protocol.log import Rows
 from proa.store.protocol.messages import Message
+from proa.store.protocol.rowset import NO_ROWS, RowSet
 from proa.store.protocol.storage import View, Write
 
 # Per block its rows, uint8 [rows, width], and the indices of those that are erasures.
@@ -98,7 +99,7 @@ class Note:
 
     kind: str
     block: Block | None = None
-    rows: tuple[int, ...] = ()
+    rows: RowSet = NO_ROWS
 
 
 Action = Send | Commit | Fetch | Read | Persist | Grow | Restart | Note
@@ -158,6 +159,14 @@ class RowsBad:
 
 
 @dataclass(frozen=True, slots=True)
+class Paced:
+    """For `lease_s`, no more rows are swept in a second than this; 0: as the agent is set."""
+
+    rows_per_s_max: int
+    lease_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Extended:
     """Tables were added: the layout that the agent has, and stripes after its last one."""
 
@@ -169,4 +178,6 @@ class Ticked:
     """Some time has passed: resend what is due. Sent at least every `tick_s`."""
 
 
-Event = Received | Committed | CommitFailed | Fetched | ReadDone | RowsBad | Extended | Ticked
+Event = (
+    Received | Committed | CommitFailed | Fetched | ReadDone | RowsBad | Paced | Extended | Ticked
+)

@@ -6,7 +6,8 @@ nothing else; when it is deposed it asks to be started again in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from itertools import islice
 from typing import Any
 
 from proa.store.protocol import messages as ms
@@ -19,6 +20,7 @@ from proa.store.protocol.actions import (
     Extended,
     Fetched,
     Grow,
+    Paced,
     Phase,
     ReadDone,
     Received,
@@ -31,10 +33,13 @@ from proa.store.protocol.cluster_map import ClusterMap
 from proa.store.protocol.config import StoreConfig
 from proa.store.protocol.journal import Journal
 from proa.store.protocol.layout import Block, Layout
+from proa.store.protocol.owned import Padding
 from proa.store.protocol.owner import Owner
+from proa.store.protocol.pace import Pace
 from proa.store.protocol.parity import Parity
 from proa.store.protocol.pushes import Update
-from proa.store.protocol.storage import ShardImage, StampWrite
+from proa.store.protocol.rowset import RowSet
+from proa.store.protocol.storage import ShardImage, StampWrite, Write
 
 Handler = Callable[[Any, Hashable, float], None]
 
@@ -53,6 +58,7 @@ class Agent:
         image: ShardImage,
         update: Update,
         nonce: int,
+        padding: Padding | None = None,
     ) -> None:
         self.layout, self.shard, self.config, self.nonce = layout, shard, config, nonce
         self._hello = ms.Hello(shard, nonce, image.disk, image.stamp)
@@ -62,12 +68,25 @@ class Agent:
         self.owner = self.owner_class(
             layout, shard, config, image, self._journal, update, self._out
         )
+        self.pace = self.parity.pace = self.owner.repair.pace = Pace(config.sweep_rows_per_s_max)
+        if padding is not None:
+            self.owner.state.padding = padding
         self.epoch = 0
         self.running = False
         self.deposed = False
         self.map = ClusterMap(-1, {})
         self._asked_at = self._beat_at = float("-inf")
         self._messages = self._message_handlers()
+        self._events: dict[type, Callable[[Any, float], None]] = {
+            Committed: lambda e, now: self._journal.done(e.ticket, now),
+            Fetched: self.owner.fetched,
+            ReadDone: self.owner.read_done,
+            CommitFailed: lambda e, _: self._failed(e),
+            RowsBad: lambda e, _: self._rows_bad(e.block, e.rows),
+            Paced: lambda e, now: self.pace.lease(e.rows_per_s_max, now + e.lease_s),
+            Extended: lambda e, now: self._extend(e.layout, now),
+            Ticked: lambda _, now: self._tick(now),
+        }
 
     def _message_handlers(self) -> dict[type, Handler]:
         owner, parity = self.owner, self.parity
@@ -105,26 +124,14 @@ class Agent:
             if self.running or isinstance(message, ms.Grant | ms.MapTold):
                 self._messages[type(message)](message, event.sender, now)
             return
-        match event:
-            case Committed(ticket):
-                self._journal.done(ticket, now)
-            case Fetched():
-                self.owner.fetched(event, now)
-            case ReadDone():
-                self.owner.read_done(event, now)
-            case CommitFailed():
-                self._failed(event)
-            case RowsBad(block, rows):
-                self._rows_bad(block, rows)
-            case Extended(layout):
-                self._extend(layout, now)
-            case Ticked():
-                self._tick(now)
+        self._events[type(event)](event, now)
 
     def _failed(self, event: CommitFailed) -> None:
-        self._journal.failed(event.ticket)
+        again = self._journal.failed(event.ticket)
         if event.stripes:
             self.parity.failed(event.stripes)
+            if again is not None:
+                again(event.stripes)
         else:
             self._depose("the disk takes no writes")
 
@@ -142,10 +149,10 @@ class Agent:
         if block.position >= self.layout.k:
             self.parity.failed((block.stripe,))
         else:
-            self.owner.repair.bad(block, set(rows))
+            self.owner.repair.bad(block, RowSet.of(rows))
 
     def _tick(self, now: float) -> None:
-        if not self.running:
+        if not self.epoch:
             if now - self._asked_at >= self.config.resend_s:
                 self._asked_at = now
                 self._out.append(Send(COORDINATOR, self._hello))
@@ -154,13 +161,16 @@ class Agent:
             self._beat_at = now
             beat = ms.Heartbeat(self.shard, self.epoch, self.map.version, self._ready())
             self._out.append(Send(COORDINATOR, beat))
-            if self.map.stripes > self.layout.stripes:
+            if self.running and self.map.stripes > self.layout.stripes:
                 self._out.append(Grow(self.map.stripes))
-        self.parity.ask()
-        self.owner.tick(now)
+        if self.running:
+            self.parity.ask(now)
+            self.owner.tick(now)
 
     def _ready(self) -> int:
-        whole = self.owner.is_ready() and self.parity.is_whole()
+        # Older stripes may be on their way, or lost for good: new tables do not wait for them.
+        new = self.map.settled
+        whole = self.running and self.owner.is_ready() and self.parity.is_whole(new)
         return self.layout.stripes if whole else 0
 
     # --- membership
@@ -171,8 +181,16 @@ class Agent:
         if grant.nonce != self.nonce or self.epoch:
             return
         self.epoch, self.map = grant.epoch, grant.map
-        writes = (*self.parity.start(grant), StampWrite(grant.epoch))
-        self._journal.commit(writes, lambda now: self._run(grant, now))
+        self._prepare(iter(self.parity.start(grant)), grant)
+
+    def _prepare(self, todo: Iterator[Write], grant: ms.Grant) -> None:
+        """In parts, and the stamp when the disk has all of them."""
+        some = tuple(islice(todo, self.config.open_blocks))
+        if some:
+            self._journal.commit(some, lambda _now: self._prepare(todo, grant))
+        else:
+            stamp = StampWrite(grant.epoch)
+            self._journal.commit((stamp,), lambda now: self._run(grant, now))
 
     def _run(self, grant: ms.Grant, now: float) -> None:
         self.running = True

@@ -23,9 +23,13 @@ class StoreConfig:
     # Versions of a block that may wait for its parity; beyond, its pushes are OVERLOADED (F14).
     outbox_max: int = 64
     # Rows decoded at once when no push waits for them.
-    sweep_rows: int = 256
+    sweep_rows: int = 1024
     # Blocks in which they are.
-    sweep_blocks: int = 32
+    sweep_blocks: int = 16
+    # Rows that the sweep decodes in a second; 0: no limit.
+    sweep_rows_per_s_max: int = 0
+    # Blocks that are compared and adopted at a time when an owner opens.
+    open_blocks: int = 1024
     # Parity blocks that are collected anew at a time.
     joins_max: int = 64
     # So often a decode must find too little, everybody having answered, before rows are given up.

@@ -10,6 +10,7 @@ from proa.store.protocol.log import Rows
 from proa.store.protocol.storage import Write
 
 Then = Callable[[float], None]
+Failed = Callable[[tuple[int, ...]], None]
 
 
 def ignore(_now: float) -> None:
@@ -22,6 +23,7 @@ class Journal:
     def __init__(self, out: list[Action]) -> None:
         self._out = out
         self._then: dict[int, Then] = {}
+        self._failed: dict[int, Failed] = {}
         self._held: list[Write] = []
         self._ticket = 0
 
@@ -34,9 +36,14 @@ class Journal:
         """`write` belongs to the next commit."""
         self._held.append(write)
 
-    def commit(self, writes: tuple[Write, ...], then: Then = ignore) -> None:
-        """Write all that is held, then `writes`, at once; `then(now)` when the disk has it."""
+    def commit(
+        self, writes: tuple[Write, ...], then: Then = ignore, failed: Failed | None = None
+    ) -> None:
+        """Write all that is held, then `writes`, at once; `then(now)` when the disk has it, or
+        `failed(stripes)` when these stripes were bad, and nothing of it was written."""
         ticket = self.ticket()
+        if failed is not None:
+            self._failed[ticket] = failed
         self._then[ticket] = then
         self._out.append(Commit(ticket, (*self._held, *writes)))
         self._held.clear()
@@ -49,8 +56,10 @@ class Journal:
 
     def done(self, ticket: int, now: float) -> None:
         """The disk has it."""
+        self._failed.pop(ticket, None)
         self._then.pop(ticket)(now)
 
-    def failed(self, ticket: int) -> None:
-        """Nothing of it was written."""
+    def failed(self, ticket: int) -> Failed | None:
+        """Nothing of it was written; what to do about it when bad blocks were reset."""
         del self._then[ticket]
+        return self._failed.pop(ticket, None)

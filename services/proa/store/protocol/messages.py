@@ -22,7 +22,8 @@ from proa.store.protocol.storage import Applied
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """The rows of one block that a push changes. rows: distinct, ascending; payload: one row each,
-    handed to the update function."""
+    handed to the update function. Payloads one byte longer than a record set the row, whatever it
+    was, also a lost one."""
 
     block: Block
     rows: Rows
@@ -55,6 +56,7 @@ class Refusal(Enum):
     NOT_OWNER = "FAILED_PRECONDITION"
     STALE_MAP = "ABORTED"
     OVERLOADED = "RESOURCE_EXHAUSTED"
+    OUT_OF_MEMORY = "RESOURCE_EXHAUSTED, memory"  # of this shard, or of one with its parity
     INVALID = "INVALID_ARGUMENT"
     DATA_LOST = "DATA_LOSS"
 
@@ -107,22 +109,26 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """A new owner of shard `source`: take nothing from earlier ones, and say what you hold."""
+    """A new owner of shard `source`: take nothing from earlier ones, and say what you hold.
+    `part`: of the answer, which comes in as many as it takes."""
 
     source: int
     epoch: int
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Fenced:
     """The entries for the blocks of `source`, by block and position of the parity block, with its
-    term; `stamp`: epoch of the answering shard."""
+    term; `stamp`: epoch of the answering shard; `more`: there are further parts."""
 
     shard: int
     source: int
     epoch: int
     stamp: int
     held: Mapping[tuple[Block, int], tuple[int, Applied]]
+    part: int = 0
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +138,18 @@ class Adopt:
     source: int
     epoch: int
     versions: Mapping[tuple[Block, int], tuple[int, int]]  # (term, version)
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """What the parity blocks of `shard` hold now."""
+    """What the parity blocks of `shard` that part `part` named hold now."""
 
     shard: int
     source: int
     epoch: int
     held: Mapping[tuple[Block, int], tuple[int, Applied]]
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)

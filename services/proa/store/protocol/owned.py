@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Hashable
+from collections.abc import Callable, Container, Hashable
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -14,7 +14,11 @@ from proa.store.protocol.config import StoreConfig
 from proa.store.protocol.journal import Journal
 from proa.store.protocol.layout import Block, Layout
 from proa.store.protocol.log import NO_SESSIONS, Entry, Sessions
+from proa.store.protocol.rowset import NO_ROWS, RowSet
 from proa.store.protocol.storage import BlockMeta, ShardImage
+
+# Rows of a block that nobody can push to: all zero, whatever was lost.
+Padding = Callable[[Block], RowSet]
 
 
 @dataclass(slots=True)
@@ -41,28 +45,28 @@ class Waiting:
 @dataclass(slots=True)
 class Owned:
     """A data block. version: of the last commit given to the disk; durable: on the disk.
-    hold_until: acknowledge nothing before."""
+    hold_until: acknowledge nothing before. remake: parity that must start again, as it cannot
+    follow any more: its term, by position."""
 
     block: Block
     epoch: int = -1
     version: int = -1
     durable: int = -1
     sessions: Sessions = NO_SESSIONS
-    pending: set[int] = field(default_factory=set)
-    lost: set[int] = field(default_factory=set)
+    pending: RowSet = NO_ROWS
+    lost: RowSet = NO_ROWS
     outbox: deque[Entry] = field(default_factory=deque)
     peers: dict[int, Peer] = field(default_factory=dict)
     waiting: list[tuple[int, Waiting]] = field(default_factory=list)
-    wanted: set[int] = field(default_factory=set)
+    wanted: RowSet = NO_ROWS
     snapshots: int = 0
     tries: int = 0
     hold_until: float = 0.0
+    remake: dict[int, int] = field(default_factory=dict)
 
     def meta(self) -> BlockMeta:
         """What the disk keeps of it."""
-        return BlockMeta(
-            self.epoch, self.version, self.sessions, frozenset(self.pending), frozenset(self.lost)
-        )
+        return BlockMeta(self.epoch, self.version, self.sessions, self.pending, self.lost)
 
     def watermark(self) -> int:
         """The last version that every parity block has (I3): what is safe from r losses."""
@@ -94,6 +98,7 @@ class OwnerState:
         self.config = config
         self.journal = journal
         self.out = out
+        self.padding: Padding = lambda _block: NO_ROWS
         self.phase = Phase.CLOSED
         self.epoch = 0
         self.open_at = 0.0
@@ -114,8 +119,8 @@ class OwnerState:
             meta.version,
             meta.version,
             meta.sessions,
-            set(meta.pending),
-            set(meta.lost),
+            meta.pending,
+            meta.lost,
             deque(found.outbox),
         )
 
@@ -128,7 +133,7 @@ class OwnerState:
         self.parity_shards = layout.parity_shards_of(self.shard)
         return found
 
-    def decode(self, block: Block, rows: set[int]) -> None:
+    def decode(self, block: Block, rows: RowSet) -> None:
         """These rows are not what was written: they must come from others."""
         owned = self.blocks[block]
         owned.pending |= rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from itertools import islice
 
 from proa.store.protocol import messages as ms
 from proa.store.protocol.actions import Action, Fetched, Phase, ReadDone
@@ -67,9 +68,11 @@ class Owner:
             return
         for owned in found:
             owned.epoch = self.state.epoch
-        writes = tuple(BlockWrite(o.block, o.meta()) for o in found)
-        self._extending += 1
-        self.state.journal.commit(writes, self._extended)
+        todo = iter(found)
+        while some := list(islice(todo, self.state.config.open_blocks)):
+            self._extending += 1
+            writes = tuple(BlockWrite(o.block, o.meta()) for o in some)
+            self.state.journal.commit(writes, self._extended)
 
     def _extended(self, _now: float) -> None:
         self._extending -= 1
@@ -106,8 +109,8 @@ class Owner:
     def tick(self, now: float) -> None:
         """Resend what is due; go on with the sweep."""
         if self.state.phase is Phase.OPENING and self._opening is not None:
-            self._opening.remind()
+            self._opening.remind(now)
         elif self.state.phase is Phase.OPEN:
             self.shipping.remind(now)
             self.pushes.pump(now)
-            self.repair.sweep()
+            self.repair.sweep(now)

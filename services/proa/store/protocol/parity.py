@@ -7,47 +7,28 @@ Memory runs ahead of the disk; whatever is said to others is said when the disk 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
 from itertools import islice
 
 from proa.store import gf256
 from proa.store.protocol import messages as ms
 from proa.store.protocol.actions import Action, Note, Send
 from proa.store.protocol.cluster_map import ClusterMap, first_term
+from proa.store.protocol.coded import Coded, Place, held_of
 from proa.store.protocol.config import StoreConfig
 from proa.store.protocol.journal import Journal
 from proa.store.protocol.layout import Block, Layout
 from proa.store.protocol.log import Entry, Mark
+from proa.store.protocol.pace import Pace
 from proa.store.protocol.storage import (
     Applied,
     FenceWrite,
     LogWrite,
     ShardImage,
-    StripeMeta,
     StripeWrite,
     Write,
 )
-
-
-@dataclass(slots=True)
-class Coded:
-    """One parity block. `durable`: versions on the disk, by position of the data block."""
-
-    stripe: int
-    position: int
-    term: int
-    vector: dict[int, Applied] = field(default_factory=dict)
-    undo: dict[int, deque[Entry]] = field(default_factory=dict)
-    durable: dict[int, int] = field(default_factory=dict)
-
-    def meta(self) -> StripeMeta:
-        """What the disk keeps of it."""
-        return StripeMeta(self.term, dict(self.vector))
-
-    def is_whole(self, k: int) -> bool:
-        """Whether all k members are included and their owners wait for it."""
-        return len(self.vector) == k and all(a.joined for a in self.vector.values())
 
 
 class Parity:
@@ -63,12 +44,15 @@ class Parity:
         out: list[Action],
     ) -> None:
         self.layout = layout
-        self._joins_max = config.joins_max
+        self._joins_max, self._part = config.joins_max, config.open_blocks
+        self.pace = Pace(config.sweep_rows_per_s_max)
         self.shard = shard
         self.stamp = 0
         self.fences = dict(image.fences)
         self.blocks = {block.stripe: self._load(block, image) for block in layout.parity_of(shard)}
-        self.incomplete = dict(self.blocks)
+        self.incomplete = {s: c for s, c in self.blocks.items() if not c.is_whole(layout.k)}
+        self._places: dict[int, list[Place]] = {}
+        self._index(layout, self.blocks.values())
         self._journal = journal
         self._out = out
 
@@ -81,6 +65,13 @@ class Parity:
             coded.undo = {i: deque(entries) for i, entries in found.undo.items()}
             coded.durable = {i: applied.version for i, applied in coded.vector.items()}
         return coded
+
+    def _index(self, layout: Layout, some: Iterable[Coded]) -> None:
+        """Which parity blocks have data of a shard."""
+        for coded in some:
+            for position in range(layout.k):
+                source = layout.shard_of(coded.stripe, position)
+                self._places.setdefault(source, []).append(Place(coded, position))
 
     def start(self, grant: ms.Grant) -> list[Write]:
         """The shard runs under `grant.epoch`. What must be on the disk before anything else."""
@@ -101,15 +92,24 @@ class Parity:
                 if grant.first
                 else {i: replace(a, joined=False) for i, a in coded.vector.items()}
             )
+            self._note_whole(coded)
             writes.append(StripeWrite(coded.stripe, coded.meta(), reset=not coded.vector))
         return writes
+
+    def _note_whole(self, coded: Coded) -> None:
+        if coded.is_whole(self.layout.k):
+            self.incomplete.pop(coded.stripe, None)
+        else:
+            self.incomplete.setdefault(coded.stripe, coded)
 
     def extend(self, layout: Layout) -> None:
         """There are more stripes: what they hold is asked for, though it is all zero yet; so the
         owners wait for them from their first push on."""
-        for block in layout.parity_of(self.shard, self.layout.stripes):
-            coded = Coded(block.stripe, block.position, first_term(self.stamp))
-            self.blocks[block.stripe] = self.incomplete[block.stripe] = coded
+        found = layout.parity_of(self.shard, self.layout.stripes)
+        new = [Coded(block.stripe, block.position, first_term(self.stamp)) for block in found]
+        for coded in new:
+            self.blocks[coded.stripe] = self.incomplete[coded.stripe] = coded
+        self._index(layout, new)
         self.layout = layout
 
     def learn(self, told: ClusterMap) -> None:
@@ -192,45 +192,59 @@ class Parity:
         self.fences[fence.source] = fence.epoch
 
         def answer(_now: float) -> None:
-            held = self._held(fence.source)
-            self._out.append(
-                Send(sender, ms.Fenced(self.shard, fence.source, fence.epoch, self.stamp, held))
+            places = self._places.get(fence.source, [])
+            first, end = fence.part * self._part, (fence.part + 1) * self._part
+            held, more = held_of(places[first:end]), end < len(places)
+            fenced = ms.Fenced(
+                self.shard, fence.source, fence.epoch, self.stamp, held, fence.part, more
             )
+            self._out.append(Send(sender, fenced))
 
         self._journal.commit((FenceWrite(fence.source, fence.epoch),), answer)
 
-    def _held(self, source: int) -> dict[tuple[Block, int], tuple[int, Applied]]:
-        return {
-            (block, coded.position): (coded.term, coded.vector[block.position])
-            for block, coded in self._of(source)
-            if block.position in coded.vector
-        }
-
-    def _of(self, source: int) -> list[tuple[Block, Coded]]:
-        return [
-            (Block(coded.stripe, position), coded)
-            for coded in self.blocks.values()
-            for position in range(self.layout.k)
-            if self.layout.shard_of(coded.stripe, position) == source
-        ]
-
     def adopt(self, adopt: ms.Adopt, sender: Hashable) -> None:
-        """Recovery (3): go back to the version that all parity blocks have, once per epoch."""
+        """Recovery (3): go back to the version that all parity blocks have, once per epoch. Blocks
+        that have it already only take over the epoch, all of them in one commit."""
         if adopt.epoch != self.fences.get(adopt.source, 0):
             return
-        for block, coded in self._of(adopt.source):
-            asked = adopt.versions.get((block, coded.position))
-            applied = coded.vector.get(block.position)
-            if asked is None or applied is None or asked[0] != coded.term:
+        places, same = [], []
+        for (block, position), (term, version) in adopt.versions.items():
+            coded = self.blocks.get(block.stripe)
+            if coded is None or coded.position != position:
                 continue
-            if applied.joined and applied.epoch < adopt.epoch:
-                self._go_back(coded, block.position, adopt.epoch, asked[1])
-        held = self._held(adopt.source)
+            place = Place(coded, block.position)
+            places.append(place)
+            applied = coded.vector.get(block.position)
+            if applied is None or term != coded.term or not applied.joined:
+                continue
+            if applied.epoch < adopt.epoch and applied.version > version:
+                self._go_back(coded, block.position, adopt.epoch, version)
+            elif applied.epoch < adopt.epoch:
+                coded.vector[block.position] = replace(applied, epoch=adopt.epoch)
+                same.append(place)
+        held = held_of(places)
 
         def answer(_now: float) -> None:
-            self._out.append(Send(sender, ms.Adopted(self.shard, adopt.source, adopt.epoch, held)))
+            adopted = ms.Adopted(self.shard, adopt.source, adopt.epoch, held, adopt.part)
+            self._out.append(Send(sender, adopted))
 
-        self._journal.commit((), answer)
+        self._follow(same, answer)
+
+    def _follow(self, places: list[Place], then: Callable[[float], None]) -> None:
+        """Write that these follow another epoch. Those whose block turns out to be bad are reset,
+        and the others written again, as they are by then."""
+        terms = [coded.term for coded, _ in places]
+        undo = LogWrite()
+
+        def again(_stripes: tuple[int, ...]) -> None:
+            alive = [p for p, term in zip(places, terms, strict=True) if p.coded.term == term]
+            self._follow(alive, then)
+
+        writes = tuple(
+            StripeWrite(coded.stripe, coded.meta(), source=member, undo=undo)
+            for coded, member in places
+        )
+        self._journal.commit(writes, then, again)
 
     def _go_back(self, coded: Coded, member: int, epoch: int, version: int) -> None:
         ring = coded.undo.get(member, deque())
@@ -269,21 +283,28 @@ class Parity:
         coded.vector, coded.undo, coded.durable = {}, {}, {}
         self.incomplete[coded.stripe] = coded
         self._out.append(Note(why, Block(coded.stripe, coded.position)))
-        self._journal.commit((StripeWrite(coded.stripe, coded.meta(), reset=True),))
+        coded.emptied, term = False, coded.term
 
-    def ask(self) -> None:
+        def emptied(_now: float) -> None:
+            coded.emptied = coded.emptied or coded.term == term
+
+        self._journal.commit((StripeWrite(coded.stripe, coded.meta(), reset=True),), emptied)
+
+    def ask(self, now: float) -> None:
         """Ask owners for what is missing, so much at a time; repeated until nothing is."""
-        if not self.is_whole():
-            for stripe in list(islice(self.incomplete, self._joins_max)):
-                self.incomplete[stripe] = self.incomplete.pop(stripe)  # the others' turn comes
-        for coded in list(self.incomplete.values())[-self._joins_max :]:
+        for stripe in list(islice(self.incomplete, self._joins_max)):
+            if not self.pace.is_free(now):
+                return
+            coded = self.incomplete[stripe] = self.incomplete.pop(stripe)  # the others' turn comes
             for position in range(self.layout.k):
                 applied = coded.vector.get(position)
-                if applied is None or not applied.joined:
+                if coded.emptied and (applied is None or not applied.joined):
                     have = None if applied is None else (applied.epoch, applied.version)
-                    block = Block(coded.stripe, position)
+                    block = Block(stripe, position)
                     join = ms.Join(block, coded.position, coded.term, have)
                     self._out.append(Send(self.layout.shard_of(*block), join))
+                    if have is None:
+                        self.pace.take(self.layout.extent_of(stripe).rows)
 
     def snapshot(self, told: ms.Snapshot, sender: Hashable) -> None:
         """Recovery (6): include a block as its owner had it at the watermark."""
@@ -294,6 +315,7 @@ class Parity:
         coded.vector[member] = Applied(
             told.epoch, told.version, joined=True, sessions=told.sessions
         )
+        self._note_whole(coded)
         entry = Entry(0, told.version, told.rows, told.data)
         self._write(
             coded,
@@ -317,6 +339,7 @@ class Parity:
         if (applied.epoch, applied.version) != (told.epoch, told.version):
             return
         coded.vector[member] = replace(applied, joined=True)
+        self._note_whole(coded)
         self._write(
             coded,
             member,
@@ -357,8 +380,6 @@ class Parity:
         for stripe in stripes:
             self.reset(self.blocks[stripe], "parity-row-bad")
 
-    def is_whole(self) -> bool:
-        """Whether every parity block of the shard includes all its members."""
-        for coded in [c for c in self.incomplete.values() if c.is_whole(self.layout.k)]:
-            del self.incomplete[coded.stripe]
-        return not self.incomplete
+    def is_whole(self, first: int = 0) -> bool:
+        """Whether every parity block from stripe `first` on includes all its members."""
+        return first >= self.layout.stripes or all(stripe < first for stripe in self.incomplete)

@@ -19,6 +19,7 @@ from proa.store.protocol.actions import Found, Send
 from proa.store.protocol.layout import Block
 from proa.store.protocol.log import Entry, Mark, Rows
 from proa.store.protocol.owned import Owned, OwnerState, Waiting
+from proa.store.protocol.rowset import RowSet
 from proa.store.protocol.shipping import Shipping
 from proa.store.protocol.storage import BlockWrite, LogWrite
 
@@ -35,7 +36,7 @@ class Pushes:
         state: OwnerState,
         shipping: Shipping,
         update: Update,
-        want: Callable[[Owned, set[int]], None],
+        want: Callable[[Owned, RowSet], None],
     ) -> None:
         self._state = state
         self._shipping = shipping
@@ -88,8 +89,13 @@ class Pushes:
             and rows[0] >= 0
             and rows[-1] < extent.rows
             and bool((rows[1:] > rows[:-1]).all())
-            and part.payload.shape[1:] == (extent.payload,)
+            and part.payload.shape[1:] in ((extent.payload,), (extent.width + 1,))
         )
+
+    def _sets(self, part: ms.Part) -> bool:
+        """Whether it brings whole records, which need nothing that was there before."""
+        width = self._state.layout.extent_of(part.block.stripe).width
+        return part.payload.shape[1] == width + 1
 
     def _refuse(
         self,
@@ -141,8 +147,9 @@ class Pushes:
             owned = self._state.blocks[part.block]
             if not owned.pending and not owned.lost:
                 continue
-            rows = set(part.rows.tolist())
-            lost.extend((part.block, row) for row in sorted(rows & owned.lost))
+            rows = RowSet.of_rows(part.rows)
+            if not self._sets(part):
+                lost.extend((part.block, row) for row in rows & owned.lost)
             if rows & owned.pending:
                 ready = False
                 self._want(owned, rows & owned.pending)
@@ -168,10 +175,11 @@ class Pushes:
         _, chosen, asked = self._round
         bad = False
         for block, (_, missing) in found.items():
-            if missing:
+            rows = RowSet.of_rows(asked[block][sorted(missing)]) - self._state.blocks[block].lost
+            if rows:
                 # Touched but absent, or a wrong crc: decoded like a lost row, never taken as zero.
                 bad = True
-                self._state.decode(block, {int(asked[block][i]) for i in missing})
+                self._state.decode(block, rows)
         if bad:
             self._round = None
             self._queue.extendleft(reversed(chosen))
@@ -212,8 +220,16 @@ class Pushes:
         entry = Entry(owned.version, owned.version + 1, rows, old ^ new, marks)
         owned.version += 1
         owned.sessions = owned.sessions.add(marks)
-        owned.outbox.append(entry)
-        log = LogWrite(append=entry, trim_to=owned.trim())
+        mended = RowSet.of_rows(rows) & owned.lost
+        if mended:
+            # What they were is in no parity: none can follow, and nobody may go back beyond this.
+            owned.lost -= mended
+            owned.outbox.clear()
+            self._shipping.remake(owned)
+            log = LogWrite(trim_to=owned.version)
+        else:
+            owned.outbox.append(entry)
+            log = LogWrite(append=entry, trim_to=owned.trim())
         return BlockWrite(block, owned.meta(), rows, new, log)
 
     def _wait(self, push: ms.Push, sender: Hashable) -> None:

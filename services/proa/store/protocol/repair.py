@@ -14,6 +14,8 @@ from proa.store.protocol.gather import Gather, Verdict
 from proa.store.protocol.layout import Block
 from proa.store.protocol.log import Rows, between
 from proa.store.protocol.owned import Owned, OwnerState
+from proa.store.protocol.pace import Pace
+from proa.store.protocol.rowset import RowSet
 from proa.store.protocol.storage import BlockWrite, View
 
 
@@ -22,16 +24,17 @@ class Repair:
 
     def __init__(self, state: OwnerState) -> None:
         self._state = state
+        self.pace = Pace(state.config.sweep_rows_per_s_max)
         self.wanted: dict[Block, Owned] = {}
         self._gathers: dict[Block, Gather] = {}
         self._reads: dict[int, tuple[Owned, Gather, Block]] = {}
 
-    def want(self, owned: Owned, rows: set[int]) -> None:
+    def want(self, owned: Owned, rows: RowSet) -> None:
         """Decode these rows before all others."""
         owned.wanted |= rows
         self.wanted[owned.block] = owned
 
-    def bad(self, block: Block, rows: set[int]) -> None:
+    def bad(self, block: Block, rows: RowSet) -> None:
         """These rows on the disk are not what was written."""
         self._state.decode(block, rows - self._state.blocks[block].lost)
 
@@ -40,24 +43,37 @@ class Repair:
         wanted, self.wanted = self.wanted, {}
         self._start(list(wanted.values()))
 
-    def sweep(self) -> None:
-        """Begin decodes of blocks that have pending rows, as long as few are under way."""
-        if self._state.phase is Phase.OPEN:
-            room = self._state.config.sweep_blocks - len(self._gathers)
+    def sweep(self, now: float) -> None:
+        """Begin decodes of blocks that have pending rows, as long as few are under way, and not
+        more of them than the pace allows."""
+        if self._state.phase is not Phase.OPEN:
+            return
+        room = self._state.config.sweep_blocks - len(self._gathers)
+        if self.pace.limit(now):
+            while room > 0 and self.pace.is_free(now):
+                some = self._state.next_pending(1, self._gathers)
+                if not some:
+                    return
+                self.pace.take(self._start(some))
+                room -= 1
+        else:
             self._start(self._state.next_pending(room, self._gathers))
 
-    def _start(self, blocks: list[Owned]) -> None:
-        state = self._state
+    def _start(self, blocks: list[Owned]) -> int:
+        """How many rows are under way now that were not."""
+        state, count = self._state, 0
         for owned in blocks:
             if not owned.pending or owned.block in self._gathers:
                 continue
             chosen = owned.wanted & owned.pending or owned.pending
-            rows = np.array(sorted(chosen)[: state.config.sweep_rows], np.intp)
+            rows = chosen.array()[: state.config.sweep_rows]
             gather = Gather(state.layout, state.map, owned.block, rows)
             asked = gather.start()
             if asked:
                 self._gathers[owned.block] = gather
                 self._read(owned, gather, asked)
+                count += len(rows)
+        return count
 
     def _read(self, owned: Owned, gather: Gather, asked: list[Block]) -> None:
         state = self._state
@@ -80,7 +96,7 @@ class Repair:
 
     def _repaired(self, owned: Owned, verdict: Verdict) -> bool:
         """Write what was found, forward from the parity's version to the block's own."""
-        keep = np.array([int(row) in owned.pending for row in verdict.rows], bool)
+        keep = np.isin(verdict.rows, owned.pending.array())
         rows, data = verdict.rows[keep], verdict.data[keep]
         if len(rows) and verdict.epoch == owned.epoch:
             width = self._state.layout.extent_of(owned.block.stripe).width
@@ -93,23 +109,25 @@ class Repair:
         if verdict.lost:
             owned.tries += 1
             if owned.tries >= self._state.config.decode_tries:
-                self._give_up(owned, set(verdict.lost) & owned.pending)
+                self._give_up(owned, RowSet.of(verdict.lost) & owned.pending)
                 return True
         return False
 
     def _note(self, owned: Owned, rows: Rows, data: Bytes) -> None:
-        owned.pending -= set(rows.tolist())
+        done = RowSet.of_rows(rows)
+        owned.pending -= done
         owned.wanted &= owned.pending
         touched = data.any(axis=1)
         write = BlockWrite(owned.block, owned.meta(), rows[touched], data[touched])
         self._state.journal.commit((write,))
-        self._state.out.append(Note("rows-decoded", owned.block, tuple(rows.tolist())))
+        self._state.out.append(Note("rows-decoded", owned.block, done))
 
-    def _give_up(self, owned: Owned, rows: set[int]) -> None:
+    def _give_up(self, owned: Owned, rows: RowSet) -> None:
         """More than r losses (F9): said so, by name, to whoever asks for these rows."""
         owned.tries = 0
         owned.pending -= rows
         owned.wanted &= owned.pending
+        rows -= self._state.padding(owned.block)
         owned.lost |= rows
         self._state.journal.commit((BlockWrite(owned.block, owned.meta()),))
-        self._state.out.append(Note("data-lost", owned.block, tuple(sorted(rows))))
+        self._state.out.append(Note("data-lost", owned.block, rows))

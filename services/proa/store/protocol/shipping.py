@@ -11,6 +11,7 @@ from proa.store.protocol import messages as ms
 from proa.store.protocol.actions import Found, Note, Send
 from proa.store.protocol.log import between
 from proa.store.protocol.owned import Owned, OwnerState, Peer, Waiting
+from proa.store.protocol.rowset import RowSet
 
 
 class Shipping:
@@ -25,7 +26,7 @@ class Shipping:
         mark = owned.watermark()
         for position, peer in owned.peers.items():
             to = self._state.layout.shard_of(owned.block.stripe, position)
-            for entry in owned.outbox:
+            for entry in owned.outbox if position not in owned.remake else ():
                 if entry.start < peer.sent or entry.to > owned.durable:
                     continue
                 delta = ms.Delta(owned.block, position, peer.term, owned.epoch, entry, mark)
@@ -41,7 +42,19 @@ class Shipping:
             for peer in owned.peers.values():
                 if peer.acked < owned.durable and now - peer.sent_at >= self._state.config.resend_s:
                     peer.sent, peer.sent_at = peer.acked, now
+            self.remake(owned)
             self.ship(owned, now)
+
+    def remake(self, owned: Owned) -> None:
+        """Parity that would need more than the outbox has starts again (F5). Until it has, what it
+        holds is taken for the block's content by whoever decodes: nothing is acknowledged."""
+        oldest = owned.outbox[0].start if owned.outbox else owned.version
+        for position, peer in owned.peers.items():
+            if peer.acked < oldest:
+                owned.remake[position] = peer.term
+                to = self._state.layout.shard_of(owned.block.stripe, position)
+                mismatch = ms.Mismatch(owned.block, position, peer.term)
+                self._state.out.append(Send(to, mismatch))
 
     def acked(self, ack: ms.Ack, now: float) -> None:
         """A peer has a version on its disk."""
@@ -88,6 +101,7 @@ class Shipping:
                 shard = state.layout.shard_of(owned.block.stripe, position)
                 if not state.map.shards[shard].trusts(peer.term):
                     del owned.peers[position]
+                    owned.remake.pop(position, None)
                     owned.hold_until = now + state.config.map_ttl_s
                     state.busy[owned.block] = owned
 
@@ -100,6 +114,12 @@ class Shipping:
         shard = state.layout.shard_of(join.block.stripe, join.position)
         if owned is None or not state.map.shards[shard].trusts(join.term):
             return
+        if join.term > owned.remake.get(join.position, join.term):
+            del owned.remake[join.position]
+            owned.peers.pop(join.position, None)
+            self.settle(owned, now)
+        if owned.remake:
+            return  # parity blocks must not include histories of which one lacks what happened
         peer = owned.peers.get(join.position)
         if peer is not None and (
             peer.term > join.term or (peer.term == join.term and peer.acked > peer.base)
@@ -144,7 +164,7 @@ class Shipping:
         data, missing = found[join.block]
         if missing or owned.pending or owned.lost:
             owned.snapshots -= 1
-            self._state.decode(join.block, set(missing))
+            self._state.decode(join.block, RowSet.of(missing))
         else:
             self._snapshot(owned, join, sender, version, data, now)
             owned.snapshots -= 1

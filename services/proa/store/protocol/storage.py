@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from proa.store.gf256 import Bytes
 from proa.store.protocol.layout import Block
 from proa.store.protocol.log import NO_SESSIONS, Entry, Rows, Sessions
+from proa.store.protocol.rowset import NO_ROWS, RowSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,8 @@ class BlockMeta:
     epoch: int
     version: int
     sessions: Sessions = NO_SESSIONS
-    pending: frozenset[int] = frozenset()
-    lost: frozenset[int] = frozenset()
+    pending: RowSet = NO_ROWS
+    lost: RowSet = NO_ROWS
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,269 @@
+"""proa store recover, scrub, snapshot, restore, drill."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proa.cli.common import FAILED, OK, Verbs, add_verb, emit, integer, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import Progress
+
+_MESSAGE_BYTES_MAX = 16 << 20
+_NAMED_MAX = 8
+
+
+def register(store: Verbs, add_address: Callable[[argparse.ArgumentParser], None]) -> None:
+    """`add_address`: --address and --run-dir."""
+    recover = add_verb(store, "recover", _recover, "wait until a store is whole again")
+    _add_rate(recover, "decoded", "(default: as the agents are set)")
+    add_address(recover)
+
+    scrub = add_verb(store, "scrub", _scrub, "read every row, repair what is not as it was written")
+    _add_rate(scrub, "read", "(default: as the agents are set)")
+    add_address(scrub)
+
+    snapshot = add_verb(store, "snapshot", _snapshot, "write all tables, of one moment, to files")
+    snapshot.add_argument(
+        "directory", metavar="DIR", help="a new directory on the coordinator's machine"
+    )
+    add_address(snapshot)
+
+    restore = add_verb(store, "restore", _restore, "bring tables to what a snapshot has")
+    restore.add_argument("directory", type=Path, metavar="DIR", help="the snapshot")
+    restore.add_argument(
+        "--lost", action="store_true", help="only rows that nothing else can bring back"
+    )
+    add_address(restore)
+    _register_drill(store)
+
+
+def _register_drill(store: Verbs) -> None:
+    drill = add_verb(
+        store, "drill", _drill, "kill shards of a store of its own while rows are trained"
+    )
+    for name, least, most, default, what in (
+        ("-k", 1, 16, 2, "data blocks of a stripe"),
+        ("-r", 1, 2, 1, "parity blocks of a stripe, and shards killed at once"),
+        ("--shards", 0, 64, 0, "0: k + r + 1"),
+        ("--rows", 100, 100_000_000, 20_000, "of the table"),
+        ("--dim", 1, 8192, 16, "of the table"),
+        ("--kills", 1, 10_000, 5, "one after the other"),
+        ("--seed", 0, 1 << 31, 0, "of gradients and of who dies"),
+    ):
+        drill.add_argument(
+            name, type=integer(least, most), default=default, help=f"{what} (default: %(default)s)"
+        )
+    drill.add_argument(
+        "--run-dir", type=Path, default=Path(".proa-drill"), metavar="DIR",
+        help="where the store keeps sockets and run.json (default: %(default)s)",
+    )  # fmt: skip
+
+
+def _add_rate(parser: argparse.ArgumentParser, what: str, default: str) -> None:
+    parser.add_argument(
+        "--rows-per-s", type=integer(1, 1 << 30), default=0, metavar="N",
+        help=f"rows {what} per second and shard at most {default}",
+    )  # fmt: skip
+
+
+def _address(args: argparse.Namespace) -> str:
+    from proa.local.run_file import read_run
+
+    return str(args.address or read_run(args.run_dir, "proa store up").address)
+
+
+async def _call(address: str, call: Callable[[Any], Any]) -> AsyncIterator[Any]:
+    from proa import rpc
+    from proa.api.v1 import store_pb2_grpc
+
+    async with (
+        rpc.connect(address, message_bytes_max=_MESSAGE_BYTES_MAX) as channel,
+        rpc.peer_errors(f"coordinator {address}"),
+    ):
+        stub = store_pb2_grpc.EmbeddingStoreStub(channel)  # type: ignore[no-untyped-call]
+        async for message in call(stub):
+            yield message
+
+
+@contextmanager
+def _bar(args: argparse.Namespace) -> Iterator[Progress]:
+    """Drawn on a terminal only, and not with --json."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+    )  # fmt: skip
+    shown = not args.json and console.is_terminal
+    with Progress(*columns, console=console, disable=not shown) as progress:
+        yield progress
+
+
+def _tree(message: Any) -> dict[str, Any]:
+    from google.protobuf.json_format import MessageToDict
+
+    found: dict[str, Any] = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return found
+
+
+# --- recover
+
+
+def _recover(args: argparse.Namespace) -> int:
+    return asyncio.run(_recover_all(args))
+
+
+async def _recover_all(args: argparse.Namespace) -> int:
+    from proa.api.v1 import store_pb2
+
+    request = store_pb2.RecoverRequest(rows_per_s_max=args.rows_per_s)
+    last = store_pb2.RecoverProgress()
+    most = 0
+    with _bar(args) as bar:
+        rows = bar.add_task("rows", total=None)
+        parity = bar.add_task("parity blocks", total=None)
+        async for last in _call(_address(args), lambda stub: stub.Recover(request)):
+            most = max(most, last.parity_pending)
+            bar.update(rows, total=last.rows_done + last.rows_pending, completed=last.rows_done)
+            bar.update(parity, total=most, completed=most - last.parity_pending)
+            if args.json:
+                emit(_tree(last))
+    if not args.json:
+        say(f"{last.rows_done:,} rows decoded; nothing is left to decode")
+        if last.rows_lost:
+            say(f"{last.rows_lost:,} rows are lost: proa store restore DIR --lost")
+    return FAILED if last.rows_lost else OK
+
+
+# --- scrub
+
+
+def _scrub(args: argparse.Namespace) -> int:
+    return asyncio.run(_scrub_all(args))
+
+
+async def _scrub_all(args: argparse.Namespace) -> int:
+    from proa.api.v1 import store_pb2
+
+    request = store_pb2.ScrubRequest(rows_per_s_max=args.rows_per_s)
+    last = store_pb2.ScrubProgress()
+    with _bar(args) as bar:
+        rows = bar.add_task("rows read", total=None)
+        async for last in _call(_address(args), lambda stub: stub.Scrub(request)):
+            bar.update(rows, completed=last.rows_read)
+            if args.json:
+                emit(_tree(last))
+                continue
+            for one in last.findings:
+                bar.console.print(_named(one), highlight=False)
+    if not args.json:
+        say(
+            f"{last.rows_read:,} rows read, {last.rows_compared:,} of parity compared:"
+            f" {last.rows_bad:,} bad, {last.rows_repaired:,} of them repaired;"
+            f" {last.stripes_bad:,} parity blocks wrong, collected anew"
+        )
+        if last.shards_failed:
+            say(f"not read to the end: shards {', '.join(map(str, last.shards_failed))}")
+    return OK if last.done and last.rows_repaired == last.rows_bad else FAILED
+
+
+def _named(one: Any) -> str:
+    names = list(one.ids or one.rows)
+    shown = ", ".join(map(str, names[:_NAMED_MAX])) + (", ..." if len(names) > _NAMED_MAX else "")
+    what = "ids" if one.ids else "parity rows"
+    return (
+        f"{one.kind}: shard {one.shard}, table {one.table!r}, stripe {one.stripe}, position"
+        f" {one.position}: {what} {shown}"
+    )
+
+
+# --- snapshot, restore
+
+
+def _snapshot(args: argparse.Namespace) -> int:
+    text = args.directory
+    destination = text if "://" in text else str(Path(text).resolve())
+    return asyncio.run(_snapshot_all(args, destination))
+
+
+async def _snapshot_all(args: argparse.Namespace, destination: str) -> int:
+    from proa.api.v1 import store_pb2
+
+    request = store_pb2.SnapshotRequest(destination=destination)
+    last = store_pb2.SnapshotProgress()
+    with _bar(args) as bar:
+        rows = bar.add_task("rows written", total=None)
+        async for last in _call(_address(args), lambda stub: stub.Snapshot(request)):
+            bar.update(rows, completed=last.rows_written)
+            if args.json:
+                emit(_tree(last))
+    if not args.json:
+        say(f"{last.rows_written:,} rows, {last.bytes_written / 1e6:,.1f} MB: {destination}")
+    return OK if last.done else FAILED
+
+
+def _restore(args: argparse.Namespace) -> int:
+    return asyncio.run(_restore_all(args))
+
+
+async def _restore_all(args: argparse.Namespace) -> int:
+    from proa.api.v1 import store_pb2
+    from proa.store import snapshot
+    from proa.store.client import StoreClient
+
+    found = snapshot.Snapshot.read(args.directory)
+    address = _address(args)
+    recover = store_pb2.RecoverRequest()
+    total = sum(table.rows for table, _ in found.tables)
+    last = snapshot.Progress(0, 0, 0)
+    with _bar(args) as bar:
+        rows = bar.add_task("rows", total=total)
+        # A row that can still be decoded is not lost: let that end first.
+        async for _ in _call(address, lambda stub: stub.Recover(recover)):
+            pass
+        async with StoreClient(address) as client:
+            async for last in snapshot.restore(client, found, only_lost=args.lost):
+                bar.update(rows, completed=last.rows)
+        async for _ in _call(address, lambda stub: stub.Recover(recover)):
+            pass
+    tree = {"tables": len(found.tables), "rows": last.rows, "rows_changed": last.written}
+    if args.json:
+        emit(tree)
+    else:
+        say(f"{len(found.tables)} tables, {last.rows:,} rows: {last.written:,} of them changed")
+    return OK
+
+
+# --- drill
+
+
+def _drill(args: argparse.Namespace) -> int:
+    from proa.local.drill import DrillOptions, drill
+
+    options = DrillOptions(
+        run_dir=args.run_dir, k=args.k, r=args.r, shards=args.shards, rows=args.rows, dim=args.dim,
+        kills=args.kills, seed=args.seed,
+    )  # fmt: skip
+    tell: Callable[[str], None] = (lambda _line: None) if args.json else say
+    verdict = asyncio.run(drill(options, tell))
+    if args.json:
+        emit(verdict.tree())
+    else:
+        say(
+            f"{verdict.steps:,} steps of {verdict.rows_pushed:,} rows acknowledged,"
+            f" {len(verdict.kills)} kills; {verdict.rows_compared:,} rows compared byte by byte:"
+            f" {verdict.wrong:,} wrong; {verdict.parity_wrong:,} parity blocks wrong"
+        )
+        say("PASSED" if verdict.passed else "FAILED")
+    return OK if verdict.passed else FAILED

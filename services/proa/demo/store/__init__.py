@@ -1,0 +1,1 @@
+"""`proa demo store`: a recommender trains while a shard of its tables dies."""
