@@ -256,6 +256,9 @@ async def test_more_losses_than_parity_bears_are_told_by_id(doomed):
 
 
 async def lose(watch, client):
+    # Large blocks, too: what asks for their parity again must not keep them from being given up.
+    large = await new_model(client, rows=20_000, dim=2, optimiser=SGD(0.5))
+    await pushed(client, large, np.arange(20_000))
     model, every = await new_model(client), np.arange(600)
     name = model.table.name
     await pushed(client, model, every)

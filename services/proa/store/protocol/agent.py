@@ -164,8 +164,10 @@ class Agent:
             if self.running and self.map.stripes > self.layout.stripes:
                 self._out.append(Grow(self.map.stripes))
         if self.running:
-            self.parity.ask(now)
+            # They share one pace. Data first: parity waits for data, others' or ours, that may wait
+            # for this sweep, and its questions without answer would use up the pace for ever.
             self.owner.tick(now)
+            self.parity.ask(now)
 
     def _ready(self) -> int:
         # Older stripes may be on their way, or lost for good: new tables do not wait for them.
