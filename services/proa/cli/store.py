@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 RUN_DIR = Path(".proa-store")
 _DEADLINE_S = 10.0
-_MESSAGE_BYTES_MAX = 16 << 20
 _WIDTH_OF_FILES = 160
 _STYLES = {"open": "green", "opening": "yellow", "closed": "yellow", "starting": "yellow"}
 
@@ -128,31 +127,32 @@ def _status(args: argparse.Namespace) -> int:
 
 
 async def _show(args: argparse.Namespace) -> int:
+    from contextlib import aclosing, nullcontext
+
     from rich.console import Console
     from rich.live import Live
 
-    from proa import rpc
-    from proa.api.v1 import store_pb2, store_pb2_grpc
-    from proa.local.run_file import read_run
+    from proa.api.v1 import store_pb2
+    from proa.local.store import asked
 
-    address = args.address or read_run(args.run_dir, "proa store up").address
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH_OF_FILES)
-    async with rpc.connect(address, message_bytes_max=_MESSAGE_BYTES_MAX) as channel:
-        stub = store_pb2_grpc.EmbeddingStoreStub(channel)  # type: ignore[no-untyped-call]
-        request = store_pb2.StoreStatusRequest(interval_ms=args.interval_ms)
-        timeout_s = None if args.watch else _DEADLINE_S
-        async with rpc.peer_errors(f"coordinator {address}"):
-            live = Live(console=console, auto_refresh=False) if _draws(args) else None
-            async for report in stub.Status(request, timeout=timeout_s):
+    live = Live(console=console, auto_refresh=False) if _draws(args) else None
+    request = store_pb2.StoreStatusRequest(interval_ms=args.interval_ms)
+    timeout_s = None if args.watch else _DEADLINE_S
+    reports = asked(
+        store_upkeep.address_of(args), lambda stub: stub.Status(request, timeout=timeout_s)
+    )
+    with live or nullcontext():
+        async with aclosing(reports):
+            async for report in reports:
                 tree = _tree(report)
                 if args.json:
                     emit(tree)
                 elif live is None:
                     console.print(_table(tree))
                 else:
-                    live.start()
                     live.update(_table(tree), refresh=True)
                 if not args.watch:
                     return OK

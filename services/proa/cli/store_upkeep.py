@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-_MESSAGE_BYTES_MAX = 16 << 20
 _NAMED_MAX = 8
 
 
@@ -74,23 +73,10 @@ def _add_rate(parser: argparse.ArgumentParser, what: str, default: str) -> None:
     )  # fmt: skip
 
 
-def _address(args: argparse.Namespace) -> str:
+def address_of(args: argparse.Namespace) -> str:
     from proa.local.run_file import read_run
 
     return str(args.address or read_run(args.run_dir, "proa store up").address)
-
-
-async def _call(address: str, call: Callable[[Any], Any]) -> AsyncIterator[Any]:
-    from proa import rpc
-    from proa.api.v1 import store_pb2_grpc
-
-    async with (
-        rpc.connect(address, message_bytes_max=_MESSAGE_BYTES_MAX) as channel,
-        rpc.peer_errors(f"coordinator {address}"),
-    ):
-        stub = store_pb2_grpc.EmbeddingStoreStub(channel)  # type: ignore[no-untyped-call]
-        async for message in call(stub):
-            yield message
 
 
 @contextmanager
@@ -126,6 +112,7 @@ def _recover(args: argparse.Namespace) -> int:
 
 async def _recover_all(args: argparse.Namespace) -> int:
     from proa.api.v1 import store_pb2
+    from proa.local.store import asked
 
     request = store_pb2.RecoverRequest(rows_per_s_max=args.rows_per_s)
     last = store_pb2.RecoverProgress()
@@ -133,7 +120,7 @@ async def _recover_all(args: argparse.Namespace) -> int:
     with _bar(args) as bar:
         rows = bar.add_task("rows", total=None)
         parity = bar.add_task("parity blocks", total=None)
-        async for last in _call(_address(args), lambda stub: stub.Recover(request)):
+        async for last in asked(address_of(args), lambda stub: stub.Recover(request)):
             most = max(most, last.parity_pending)
             bar.update(rows, total=last.rows_done + last.rows_pending, completed=last.rows_done)
             bar.update(parity, total=most, completed=most - last.parity_pending)
@@ -155,12 +142,13 @@ def _scrub(args: argparse.Namespace) -> int:
 
 async def _scrub_all(args: argparse.Namespace) -> int:
     from proa.api.v1 import store_pb2
+    from proa.local.store import asked
 
     request = store_pb2.ScrubRequest(rows_per_s_max=args.rows_per_s)
     last = store_pb2.ScrubProgress()
     with _bar(args) as bar:
         rows = bar.add_task("rows read", total=None)
-        async for last in _call(_address(args), lambda stub: stub.Scrub(request)):
+        async for last in asked(address_of(args), lambda stub: stub.Scrub(request)):
             bar.update(rows, completed=last.rows_read)
             if args.json:
                 emit(_tree(last))
@@ -199,12 +187,13 @@ def _snapshot(args: argparse.Namespace) -> int:
 
 async def _snapshot_all(args: argparse.Namespace, destination: str) -> int:
     from proa.api.v1 import store_pb2
+    from proa.local.store import asked
 
     request = store_pb2.SnapshotRequest(destination=destination)
     last = store_pb2.SnapshotProgress()
     with _bar(args) as bar:
         rows = bar.add_task("rows written", total=None)
-        async for last in _call(_address(args), lambda stub: stub.Snapshot(request)):
+        async for last in asked(address_of(args), lambda stub: stub.Snapshot(request)):
             bar.update(rows, completed=last.rows_written)
             if args.json:
                 emit(_tree(last))
@@ -219,23 +208,24 @@ def _restore(args: argparse.Namespace) -> int:
 
 async def _restore_all(args: argparse.Namespace) -> int:
     from proa.api.v1 import store_pb2
+    from proa.local.store import asked
     from proa.store import snapshot
     from proa.store.client import StoreClient
 
     found = snapshot.Snapshot.read(args.directory)
-    address = _address(args)
+    address = address_of(args)
     recover = store_pb2.RecoverRequest()
     total = sum(table.rows for table, _ in found.tables)
     last = snapshot.Progress(0, 0, 0)
     with _bar(args) as bar:
         rows = bar.add_task("rows", total=total)
         # A row that can still be decoded is not lost: let that end first.
-        async for _ in _call(address, lambda stub: stub.Recover(recover)):
+        async for _ in asked(address, lambda stub: stub.Recover(recover)):
             pass
         async with StoreClient(address) as client:
             async for last in snapshot.restore(client, found, only_lost=args.lost):
                 bar.update(rows, completed=last.rows)
-        async for _ in _call(address, lambda stub: stub.Recover(recover)):
+        async for _ in asked(address, lambda stub: stub.Recover(recover)):
             pass
     tree = {"tables": len(found.tables), "rows": last.rows, "rows_changed": last.written}
     if args.json:

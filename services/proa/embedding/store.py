@@ -13,7 +13,7 @@ from proa.embedding.table import Ids, Rows
 from proa.errors import InvalidRequest
 from proa.store.access import Access
 from proa.store.client import StoreClient
-from proa.store.optimisers import Optimiser
+from proa.store.optimisers import Optimiser, sum_duplicates
 from proa.store.pushing import Session
 from proa.store.tables import Table as Description
 
@@ -25,7 +25,7 @@ class ParityStore:
 
     session: synchronous training. All members push the same steps, each ended by `step()`, and a
     step is applied once, to the sum of what they pushed. Without it each gradient is applied as it
-    comes, and `step()` only waits until fewer than `inflight_max` are under way.
+    comes, as long as fewer than `inflight_max` are under way, and `step()` does nothing.
     access: certificates and the user of the shards' servers, where the store asks for them.
     Errors: ShardUnavailable when nobody answers within `timeout_s`.
     """
@@ -87,7 +87,10 @@ class ParityStore:
         """End a step: what was gathered since the last one is pushed as a whole."""
         if self._session is not None:
             gathered, self._gathered = self._gathered, {}
-            sums = {name: _sum(some) for name, some in gathered.items()}
+            sums = {
+                name: sum_duplicates(*(np.concatenate(some) for some in zip(*parts, strict=True)))
+                for name, parts in gathered.items()
+            }
             self._run(self._client.push(sums))
 
     def flush(self) -> None:
@@ -175,14 +178,3 @@ class StoreTable:
                 wanted = f"not {list(shapes[name])}" if name in shapes else "and not of this table"
                 raise InvalidRequest(f"{name}: {list(value.shape)}, {wanted}")
         self._store.load(self.name, state["weight"], state.get("optimiser"))
-
-
-def _sum(some: list[tuple[Ids, Rows]]) -> tuple[Ids, Rows]:
-    """Several gradients of one step, summed in the order in which they came."""
-    if len(some) == 1:
-        return some[0]
-    ids = np.unique(np.concatenate([ids for ids, _ in some]))
-    total = np.zeros((len(ids), some[0][1].shape[1]), np.float32)
-    for part, rows in some:
-        total[np.searchsorted(ids, part)] += rows
-    return ids, total

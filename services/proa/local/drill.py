@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from proa import rpc
-from proa.api.v1 import store_pb2, store_pb2_grpc
+from proa.api.v1 import store_pb2
 from proa.errors import ProaError, Unavailable
 from proa.local.store import (
     COORDINATOR,
     RunningStore,
     StoreOptions,
     agent_name,
+    asked,
     embedded_store,
     server_name,
 )
@@ -34,7 +34,6 @@ from proa.store.tables import Table
 STEPS_BETWEEN = 5
 RECOVERY_S_MAX = 120.0
 PUSH_S_MAX = 60.0
-_MESSAGE_BYTES_MAX = 16 << 20
 KINDS = ("server", "agent", "server", "coordinator", "both")
 
 
@@ -205,7 +204,7 @@ async def _recovered(store: RunningStore) -> int:
         while True:
             await store.supervisor.ready()
             try:
-                async for progress in _call(
+                async for progress in asked(
                     store.topology.address, lambda stub: stub.Recover(request)
                 ):
                     done = max(done, int(progress.rows_done))
@@ -216,17 +215,7 @@ async def _recovered(store: RunningStore) -> int:
 
 
 async def _scrub(address: str, verdict: Verdict) -> None:
-    async for progress in _call(address, lambda stub: stub.Scrub(store_pb2.ScrubRequest())):
+    async for progress in asked(address, lambda stub: stub.Scrub(store_pb2.ScrubRequest())):
         verdict.wrong += sum(len(one.rows) for one in progress.findings if one.kind == "crc")
         verdict.parity_wrong = progress.stripes_bad
         verdict.scrubbed = progress.done
-
-
-async def _call(address: str, call: Callable[[Any], Any]) -> AsyncIterator[Any]:
-    async with (
-        rpc.connect(address, message_bytes_max=_MESSAGE_BYTES_MAX) as channel,
-        rpc.peer_errors(f"coordinator {address}"),
-    ):
-        stub = store_pb2_grpc.EmbeddingStoreStub(channel)  # type: ignore[no-untyped-call]
-        async for message in call(stub):
-            yield message

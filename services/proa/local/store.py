@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import shutil
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from proa import rpc
+from proa.api.v1 import store_pb2_grpc
 from proa.errors import SettingsError
 from proa.local.ports import HOST, Ports
 from proa.local.priority import Priority
@@ -22,6 +25,7 @@ from proa.store.valkey import command, socket_of
 COORDINATOR = "coordinator"
 STATE = "store.json"
 SHARDS_MAX = 64
+_MESSAGE_BYTES_MAX = 16 << 20
 STAGE_AGENTS, STAGE_COORDINATOR, STAGE_SERVERS = range(3)
 
 
@@ -173,6 +177,20 @@ def _agent(
         port=port,
         stage=STAGE_AGENTS,
     )
+
+
+async def asked(address: str, call: Callable[[Any], Any]) -> AsyncGenerator[Any, None]:
+    """The answers of the coordinator at `address` to a streaming call of its stub.
+
+    Errors: ProaError, naming the coordinator."""
+
+    async with (
+        rpc.connect(address, message_bytes_max=_MESSAGE_BYTES_MAX) as channel,
+        rpc.peer_errors(f"coordinator {address}"),
+    ):
+        stub = store_pb2_grpc.EmbeddingStoreStub(channel)  # type: ignore[no-untyped-call]
+        async for message in call(stub):
+            yield message
 
 
 @contextlib.asynccontextmanager

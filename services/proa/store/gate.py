@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from proa.errors import InvalidRequest
+from proa.store.optimisers import sum_duplicates
 from proa.store.protocol import messages as ms
 from proa.store.protocol.layout import Block
 from proa.store.shell import PushAnswer
@@ -123,9 +124,6 @@ def _sum(block: Block, parts: list[ms.Part]) -> ms.Part:
         return parts[0]
     if any(part.payload.shape[1] % 4 for part in parts):
         raise InvalidRequest(f"{block}: whole rows of several workers have no sum")
-    rows = np.unique(np.concatenate([part.rows for part in parts]))
-    total = np.zeros((len(rows), parts[0].payload.shape[1] // 4), np.float32)
-    for part in parts:
-        gradients = np.ascontiguousarray(part.payload).view(np.float32)
-        total[np.searchsorted(rows, part.rows)] += gradients
+    gradients = np.concatenate([part.payload for part in parts]).view(np.float32)
+    rows, total = sum_duplicates(np.concatenate([part.rows for part in parts]), gradients)
     return ms.Part(block, rows, total.view(np.uint8))

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from proa.errors import ShardUnavailable
 from proa.runtime.certificates import CA, CERTIFICATE, KEY
-from proa.store.disk.commands import Command, Steps, packed
+from proa.store.disk.commands import Command, Steps, info, packed
 from proa.store.disk.shard_disk import ShardDisk
 from proa.store.disk.views import views
 from proa.store.protocol import actions as ac
@@ -91,8 +91,7 @@ class Link:
                 reply = (await self._exchange([("INFO", "server")]))[0]
                 if isinstance(reply, Exception):
                     raise ShardUnavailable(f"{self.server}: {reply}") from reply
-                lines = dict(line.partition(":")[::2] for line in reply.decode().splitlines())
-                self.disk = lines["run_id"]
+                self.disk = info(reply)["run_id"]
         return self.disk
 
     async def run(self, steps: Steps[T]) -> T:
@@ -207,10 +206,8 @@ class RedisDisk:
 
 def _memory() -> Steps[tuple[int, int]]:
     (reply,) = yield [("INFO", "memory")]
-    if isinstance(reply, Exception):
-        raise ShardUnavailable(f"the server refused: {reply}") from reply
-    lines = dict(line.partition(":")[::2] for line in reply.decode().splitlines())
-    return int(lines["used_memory"]), int(lines["maxmemory"])
+    found = info(reply)
+    return int(found["used_memory"]), int(found["maxmemory"])
 
 
 def _renewal(folder: str) -> Steps[None]:

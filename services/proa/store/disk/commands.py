@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
 
+from proa.errors import ShardUnavailable
 from proa.store.protocol.layout import Block
 from proa.store.protocol.log import Rows
 
@@ -23,6 +24,14 @@ Steps = Generator[list[Command], list[Any], T]
 
 OWNER, STORE, STAMP = b"owner", b"store", b"stamp"
 FENCES, METAS, SESSIONS = b"fences", b"metas", b"sessions"
+
+
+def info(reply: Any) -> dict[str, str]:
+    """What INFO says, by name. Errors: ShardUnavailable where the server refused it."""
+    if isinstance(reply, Exception):
+        raise ShardUnavailable(f"the server refused: {reply}") from reply
+    lines = (line.partition(":") for line in reply.decode().splitlines())
+    return {name: value for name, colon, value in lines if colon}
 
 
 def packed(commands: Sequence[Command]) -> bytes:

@@ -64,7 +64,7 @@ class ShardDisk:
         InvalidRequest for a server that evicts, is too old, or has another store's data."""
         self.state = ShardState(self.shard, layout)
         replies = yield [("INFO", "server"), ("INFO", "memory")]
-        disk = check(*(_info(reply) for reply in replies))
+        disk = check(*(cm.info(reply) for reply in replies))
         yield from self._take()
         stamp, fences, names = yield [
             ("GET", cm.STAMP), ("HGETALL", cm.FENCES), ("HKEYS", cm.METAS),
@@ -257,13 +257,6 @@ def check(server: Mapping[str, str], memory: Mapping[str, str]) -> str:
             f"maxmemory-policy = {policy}: a store that evicts loses rows; set {EVICTION}"
         )
     return server["run_id"]
-
-
-def _info(reply: Any) -> dict[str, str]:
-    if isinstance(reply, Exception):
-        raise ShardUnavailable(f"the server refused: {reply}") from reply
-    lines = (line.partition(":") for line in reply.decode().splitlines())
-    return {name: value for name, colon, value in lines if colon}
 
 
 def _pairs(reply: Any) -> list[tuple[bytes, bytes]]:
