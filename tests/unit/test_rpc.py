@@ -13,10 +13,14 @@ from google.rpc import error_details_pb2, status_pb2
 from proa import errors, rpc
 from proa.errors import (
     BadAnswer,
+    DataLost,
     InvalidRequest,
     Overloaded,
     ProaError,
+    PushIndeterminate,
     RequestCancelled,
+    ShardUnavailable,
+    StaleMap,
     Unavailable,
 )
 
@@ -33,6 +37,10 @@ class Echo:
     async def Unary(self, request, context):
         if request == b"abort":
             await context.abort(grpc.StatusCode.ABORTED, "own words")
+        if request == b"bad details":
+            await context.abort(
+                grpc.StatusCode.UNKNOWN, "own words", ((rpc.STATUS_KEY, b"\xff\xff"),)
+            )
         if self.error is not None:
             raise self.error
         return request
@@ -124,6 +132,37 @@ async def test_overloaded_says_when_to_come_back(echo, channel):
     info = error_details_pb2.RetryInfo()
     assert status.details[0].Unpack(info)
     assert info.retry_delay.ToMilliseconds() == 250
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ShardUnavailable("shard 3", retry_after_s=0.5),
+        DataLost("gone", table="t", ids=(1, 1 << 40)),
+        StaleMap("old", version=7),
+        PushIndeterminate("who knows", step=12),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_errors_of_the_store_keep_what_a_caller_needs(echo, channel, error):
+    echo.error = error
+    with pytest.raises(type(error)) as caught:
+        await call(channel)
+    assert str(caught.value) == f"echo: {error}"
+    assert vars(caught.value) == vars(error)
+
+
+async def test_of_many_lost_rows_as_many_are_named_as_a_header_holds(echo, channel):
+    ids = tuple(range(1 << 62, (1 << 62) + 100_000))
+    echo.error = DataLost("gone " * 1000, table="t" * 64, ids=ids)
+    with pytest.raises(DataLost) as caught:
+        await call(channel)
+    assert caught.value.ids == ids[:256]
+
+
+async def test_details_that_are_none_are_no_reason_to_fail(channel):
+    with pytest.raises(BadAnswer, match="own words"):
+        await call(channel, b"bad details")
 
 
 async def test_an_unexpected_error_is_logged_and_not_told(echo, channel, caplog):

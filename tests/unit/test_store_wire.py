@@ -12,15 +12,7 @@ from hypothesis import strategies as st
 
 from fakes.store_twin import plain
 from proa.api.v1 import store_pb2 as pb
-from proa.errors import (
-    DataLost,
-    InvalidRequest,
-    Overloaded,
-    ProaError,
-    PushIndeterminate,
-    ShardUnavailable,
-    StaleMap,
-)
+from proa.errors import InvalidRequest
 from proa.store.initial import Initialiser
 from proa.store.optimisers import OPTIMISERS, SGD, Momentum
 from proa.store.protocol import messages as ms
@@ -31,8 +23,6 @@ from proa.store.protocol.storage import Applied
 from proa.store.tables import Table
 from proa.store.wire import from_proto, map_from_proto, map_to_proto, to_proto
 from proa.store.wire_tables import (
-    error_of,
-    fault_of,
     floats_from_bytes,
     ids_from_bytes,
     table_from_proto,
@@ -235,24 +225,3 @@ def test_ids_and_rows_are_measured():
     assert floats_from_bytes(bytes(24), 2, 3).shape == (2, 3)
     with pytest.raises(InvalidRequest, match=r"gradients has 20 bytes, .* 2 rows, dim = 3"):
         floats_from_bytes(bytes(20), 2, 3)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ShardUnavailable("shard 3", retry_after_s=0.5),
-        DataLost("gone", table="t", ids=(1, 1 << 40)),
-        StaleMap("old", version=7),
-        PushIndeterminate("who knows", step=12),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_errors_keep_what_a_caller_needs(error: ProaError):
-    status = fault_of(error)
-    assert status is not None
-    found = error_of(status)
-    assert type(found) is type(error)
-    assert str(found) == str(error)
-    assert vars(found) == vars(error)
-    assert fault_of(Overloaded("full")) is None
-    assert error_of(type(status)()) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import re
@@ -12,10 +13,12 @@ from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from proa import errors
 from proa.errors import InvalidRequest, Overloaded, ProaError, Unavailable
+from proa.rpc import store_fault
 from proa.rpc.tls import reason_of
 
 log = logging.getLogger(__name__)
@@ -65,6 +68,9 @@ def error_from(exc: grpc.aio.AioRpcError, peer: str = "") -> ProaError:
         if "larger than max" in details or "metadata size exceeds" in details:
             return InvalidRequest(message)
         return Overloaded(message, retry_after_s=_retry_after_s(exc))
+    of_store = store_fault.error_of(_status_in(exc), message)
+    if of_store is not None:
+        return of_store
     return _ERRORS.get(exc.code(), errors.BadAnswer)(message)
 
 
@@ -137,21 +143,39 @@ async def refuse(context: Context, error: Exception, where: str) -> None:
 
 
 def _trailers(error: Exception, message: str) -> tuple[tuple[str, str | bytes], ...]:
-    """For Overloaded, when to come back: as gRPC's own clients read it, and as google.rpc says."""
+    """For Overloaded, when to come back: as gRPC's own clients read it, and as google.rpc says.
+    For errors of the store, a StoreFault."""
+    status = status_pb2.Status(code=status_of(error).value[0], message=message)
+    fault = store_fault.fault_of(error)
+    if fault is not None:
+        status.details.add().Pack(fault)
+        return ((STATUS_KEY, status.SerializeToString()),)
     if not isinstance(error, Overloaded):
         return ()
     delay = min(max(error.retry_after_s, 0.0), RETRY_AFTER_S_MAX)
-    status = status_pb2.Status(code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message=message)
     info = error_details_pb2.RetryInfo()
     info.retry_delay.FromNanoseconds(round(delay * 1e9))
     status.details.add().Pack(info)
     return ((PUSHBACK_KEY, str(round(delay * 1000))), (STATUS_KEY, status.SerializeToString()))
 
 
+def _status_in(exc: grpc.aio.AioRpcError) -> Any:
+    """The google.rpc.Status in the peer's trailers; an empty one where there is none."""
+    status = status_pb2.Status()
+    for key, value in _trailing(exc):
+        if key == STATUS_KEY:
+            with contextlib.suppress(DecodeError):
+                status.ParseFromString(value)
+    return status
+
+
+def _trailing(exc: grpc.aio.AioRpcError) -> Iterable[Any]:
+    return exc.trailing_metadata() or ()
+
+
 def _retry_after_s(exc: grpc.aio.AioRpcError) -> float:
     """Seconds from the peer's trailers; 0.1 where it says nothing that makes sense."""
-    trailers: Iterable[Any] = exc.trailing_metadata() or ()
-    for key, value in trailers:
+    for key, value in _trailing(exc):
         if key == PUSHBACK_KEY and re.fullmatch(r"\d{1,9}", str(value)):
             return min(int(value) / 1000.0, RETRY_AFTER_S_MAX)
     return 0.1

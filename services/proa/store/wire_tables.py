@@ -1,25 +1,16 @@
-"""Tables, ids, rows and errors of the store's service as protobuf, and back."""
+"""Tables, ids and rows of the store's service as protobuf, and back."""
 
 from __future__ import annotations
 
 import numpy as np
-from google.rpc import status_pb2  # type: ignore[import-untyped]
 
 from proa.api.v1 import store_pb2 as pb
-from proa.errors import (
-    DataLost,
-    InvalidRequest,
-    ProaError,
-    PushIndeterminate,
-    ShardUnavailable,
-    StaleMap,
-)
+from proa.errors import InvalidRequest
 from proa.store.initial import Floats, Ids, Initialiser
 from proa.store.optimisers import from_json, to_json
 from proa.store.tables import Table
 
 IDS_MAX = 1 << 20
-LOST_IDS_MAX = 1024
 
 
 def table_to_proto(table: Table) -> pb.TableSpec:
@@ -64,43 +55,3 @@ def floats_from_bytes(value: bytes, rows: int, dim: int, *, what: str = "gradien
     if len(value) != 4 * rows * dim:
         raise InvalidRequest(f"{what} has {len(value)} bytes, not fp32 of {rows} rows, dim = {dim}")
     return np.frombuffer(value, "<f4").reshape(rows, dim)
-
-
-# --- errors
-
-
-def fault_of(error: ProaError) -> status_pb2.Status | None:
-    """What goes with the status of an error of the store; None for all others."""
-    fault = pb.StoreFault(kind=type(error).__name__)
-    match error:
-        case ShardUnavailable(retry_after_s=seconds):
-            fault.kind, fault.retry_after_s = "ShardUnavailable", seconds
-        case DataLost(table=table, ids=ids):
-            fault.table = table
-            fault.ids.extend(ids[:LOST_IDS_MAX])
-        case StaleMap(version=version):
-            fault.version = version
-        case PushIndeterminate(step=step):
-            fault.step = step
-        case _:
-            return None
-    status = status_pb2.Status(message=str(error))
-    status.details.add().Pack(fault)
-    return status
-
-
-def error_of(status: status_pb2.Status) -> ProaError | None:
-    """The error that a status with a StoreFault stands for; None without one."""
-    fault = pb.StoreFault()
-    if not any(detail.Unpack(fault) for detail in status.details):
-        return None
-    match fault.kind:
-        case "ShardUnavailable":
-            return ShardUnavailable(status.message, retry_after_s=fault.retry_after_s)
-        case "DataLost":
-            return DataLost(status.message, table=fault.table, ids=tuple(fault.ids))
-        case "StaleMap":
-            return StaleMap(status.message, version=fault.version)
-        case "PushIndeterminate":
-            return PushIndeterminate(status.message, step=fault.step)
-    return None
