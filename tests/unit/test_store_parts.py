@@ -121,6 +121,11 @@ def started() -> Coordinator:
     return coordinator
 
 
+def tick(coordinator: Coordinator, begin: float, end: float) -> None:
+    for now in np.arange(begin, end, 0.05):
+        coordinator.handle(Ticked(), float(now))
+
+
 def test_a_grant_that_was_lost_is_given_again():
     coordinator = started()
     (again,) = grants(coordinator, ms.Hello(0, 1, "a", 0))
@@ -139,19 +144,40 @@ def test_a_disk_that_never_heard_of_its_last_grant_is_not_trusted():
 
 def test_a_shard_that_was_down_is_checked_even_on_its_own_disk():
     coordinator = started()
-    coordinator.handle(Ticked(), 1.5)
+    tick(coordinator, 0.0, 1.0)
+    coordinator.handle(Ticked(), 1.1)
     assert not coordinator.map.shards[0].up
-    (grant,) = grants(coordinator, ms.Hello(0, 3, "a", 1), 1.6)
+    (grant,) = grants(coordinator, ms.Hello(0, 3, "a", 1), 1.2)
     assert (grant.fresh, grant.trusted) == (True, False)
     assert grant.wait_s == pytest.approx(0.4)
 
 
 def test_another_disk_gets_the_shard_only_when_its_holder_is_silent():
     coordinator = started()
+    tick(coordinator, 0.0, 0.5)
     assert grants(coordinator, ms.Hello(0, 3, "c", 1), 0.5) == []
-    (grant,) = grants(coordinator, ms.Hello(0, 3, "c", 1), 1.5)
+    tick(coordinator, 0.5, 1.0)
+    (grant,) = grants(coordinator, ms.Hello(0, 3, "c", 1), 1.1)
     assert (grant.epoch, grant.fresh, grant.trusted) == (2, False, False)
     assert grant.wait_s == CONFIG.map_ttl_s
+
+
+def test_nobody_is_down_because_the_coordinator_itself_was_away():
+    coordinator = started()
+    tick(coordinator, 0.0, 0.2)
+    tick(coordinator, 61.0, 61.3)
+    assert all(entry.up for entry in coordinator.map.shards.values())
+    assert grants(coordinator, ms.Hello(0, 3, "c", 1), 61.3) == []
+    tick(coordinator, 61.3, 62.6)
+    assert not any(entry.up for entry in coordinator.map.shards.values())
+
+
+def test_a_restarted_coordinator_waits_until_agents_have_found_it():
+    new = Coordinator(2, CONFIG, 5.0, started().map)
+    tick(new, 5.0, 5.0 + 1.9 * CONFIG.detect_s)
+    assert all(entry.up for entry in new.map.shards.values())
+    tick(new, 5.0 + 1.9 * CONFIG.detect_s, 5.0 + 2.1 * CONFIG.detect_s)
+    assert not any(entry.up for entry in new.map.shards.values())
 
 
 def test_a_restarted_coordinator_goes_on_from_what_it_kept():

@@ -34,7 +34,10 @@ class Coordinator:
         self.map = state or ClusterMap(0, fresh, stripes, stripes)
         # Until then clients may use a map that names a disk nobody keeps up to date any more.
         self._old_maps_until = now + config.map_ttl_s if state else now
-        self._heard = dict.fromkeys(self.map.shards, now)
+        # Agents of a coordinator that died must find this one first.
+        grace_s = config.detect_s if state else 0.0
+        self._heard = dict.fromkeys(self.map.shards, now + grace_s)
+        self._awake = now
         self._ready = dict.fromkeys(self.map.shards, 0)
         self._address: dict[int, Hashable] = {}
         self._waiting: dict[int, tuple[ms.Hello, Hashable]] = {}
@@ -47,12 +50,21 @@ class Coordinator:
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in one event; the actions it calls for."""
+        self._notice_stall(now)
         if isinstance(event, Received):
             self._handlers[type(event.message)](event.message, event.sender, now)
         elif isinstance(event, Ticked):
             self._tick(now)
         out, self._out = self._out, []
         return out
+
+    def _notice_stall(self, now: float) -> None:
+        """Ticks come more often than heartbeats. Where they did not, we were stopped, or the whole
+        machine was: heartbeats of that time are still to be read, and nobody was silent."""
+        stalled_s = now - self._awake - self.config.heartbeat_s
+        self._awake = now
+        if stalled_s > 0.0:
+            self._heard = {shard: at + stalled_s for shard, at in self._heard.items()}
 
     def _hello(self, hello: ms.Hello, sender: Hashable, now: float) -> None:
         entry = self.map.shards[hello.shard]
