@@ -86,7 +86,7 @@ def test_a_packed_program_checks_and_gives_what_it_gave(tmp_path: Path) -> None:
     assert 'name: "proa.abft" data_type: TYPE_FP64 dims: [ 8 ]' in text
 
 
-def test_the_package_is_named_after_the_users_files_and_the_mode(tmp_path: Path) -> None:
+def test_the_package_is_named_after_the_users_files_and_the_protection(tmp_path: Path) -> None:
     names = set()
     for mode in ("none", "detect", "correct"):
         spec = model(tmp_path, ProtectionSpec(mode))
@@ -96,7 +96,8 @@ def test_the_package_is_named_after_the_users_files_and_the_mode(tmp_path: Path)
         text = path.read_text()
         pack(spec, tmp_path / mode)
         assert path.read_text() == text
-        lines = [origin, *([f"protection {mode}"] if mode != "none" else []), "sum-k2-r1-v1"]
+        checked = [f"protection {mode}", "checksums proa-checksum-2"] if mode != "none" else []
+        lines = [origin, *checked, "sum-k2-r1-v1"]
         digest = hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
         assert Package.read(path).package == digest
         names.add(digest)

@@ -21,7 +21,7 @@ from proa_kernels.errors import WeightsRefused
 
 TILE = 128
 KEY_LENGTH = 32  # hex digits of sha256 in a key and in the names of buffers
-_FORMAT = b"proa-checksum-2"
+FORMAT = "proa-checksum-2"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def joined(columns: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def key_of(weight_NK: torch.Tensor) -> str:
     """Hash of a weight's values, shape and dtype, and of this checksum's format."""
-    digest = hashlib.sha256(_FORMAT)
+    digest = hashlib.sha256(FORMAT.encode())
     digest.update(f"{TILE} {weight_NK.dtype} {tuple(weight_NK.shape)}".encode())
     digest.update(_bytes(weight_NK))
     return digest.hexdigest()[:KEY_LENGTH]

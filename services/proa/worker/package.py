@@ -33,6 +33,7 @@ from proa.worker.manifest import (
     ProgramSignature,
 )
 from proa.worker.protection import protect_file, split_verdict
+from proa_kernels.checksum import FORMAT
 
 DEVICES = ("cpu", "gpu")
 _MODEL_FILE = '''"""Written by `proa pack`."""
@@ -196,7 +197,7 @@ def _protection_parts(spec: ProtectionSpec, coverage: Mapping[str, Any] | None) 
     """What of the protection makes it another package."""
     if coverage is None:
         return []
-    parts = [f"protection {spec.mode}"]
+    parts = [f"protection {spec.mode}", f"checksums {FORMAT}"]
     if spec.scheme != "auto":
         parts.append(f"scheme {spec.scheme}")
     if "plan" in coverage:
