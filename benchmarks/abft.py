@@ -38,7 +38,8 @@ Rows = list[dict[str, Any]]
 def measure(
     name: str, batches: Sequence[int], effort: Effort, device: str, *, small: bool
 ) -> tuple[Rows, Rows]:
-    """A network's rows, and what its schemes cover."""
+    """A network's rows, and what its schemes cover. Weights are made outside of inference mode, as
+    a worker loads them: torch counts no changes of those made within."""
     program = NETWORKS[name].exported(small=small)
     products = products_of(program)
     protected, coverage = {}, []
@@ -56,17 +57,22 @@ def measure(
         inputs = example_inputs(program, batch, "cpu")
         modules = {NONE: program.module(check_guards=False)}
         modules |= {s: p.module(check_guards=False) for s, p in protected.items()}
-        _must_agree(modules, inputs)
+        with torch.inference_mode():
+            _must_agree(modules, inputs)
+            calls = {s: partial(m, *inputs) for s, m in modules.items()}
+            timed = paired(calls, CpuTimer(), effort)
         shape = f"{batch}x" + "x".join(map(str, inputs[0].shape[1:]))
-        timed = paired({s: partial(m, *inputs) for s, m in modules.items()}, CpuTimer(), effort)
         common = {"device": device, "network": name, "batch": batch}
         rows += _rows({**common, "layer": WHOLE, "shape": shape}, timed)
         firsts = {one.like(batch): one for one in reversed(products)}
-        calls = calls_of(program, list(firsts.values()), inputs, SCHEMES)
-        for one, call in zip(firsts.values(), calls, strict=True):
+        with torch.no_grad():
+            single = calls_of(program, list(firsts.values()), inputs, SCHEMES)
+        for one, call in zip(firsts.values(), single, strict=True):
             count = sum(other.like(batch) == one.like(batch) for other in products)
             layer = {**common, "layer": one.layer.layer, "op": one.layer.op, "count": count}
-            rows += _rows({**layer, "shape": one.shape(batch)}, paired(call, CpuTimer(), effort))
+            with torch.inference_mode():
+                timed = paired(call, CpuTimer(), effort)
+            rows += _rows({**layer, "shape": one.shape(batch)}, timed)
     return rows, coverage
 
 
@@ -172,14 +178,13 @@ def _measured(args: argparse.Namespace) -> Iterator[tuple[Rows, Rows, dict[str, 
     coverage: Rows = []
     batches = [int(batch) for batch in args.batches.split(",")]
     effort = Effort(repeats=args.repeats)
-    with torch.inference_mode():
-        for name in args.networks.split(","):
-            found, covers = measure(name, batches, effort, device.name, small=args.small)
-            rows += found
-            coverage += covers
-            run["load_after"] = round(os.getloadavg()[0], 1)
-            print(f"{name}: {len(found)} rows", file=sys.stderr, flush=True)
-            yield rows, coverage, run
+    for name in args.networks.split(","):
+        found, covers = measure(name, batches, effort, device.name, small=args.small)
+        rows += found
+        coverage += covers
+        run["load_after"] = round(os.getloadavg()[0], 1)
+        print(f"{name}: {len(found)} rows", file=sys.stderr, flush=True)
+        yield rows, coverage, run
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Matrix(Product):
         self._columns, self._tamper = columns, tamper
         self.tiling = Tiling(1, weight_NK.shape[0])
         self.inner = x_MK.shape[1]
-        self.scales = scales.amin(0)
+        self.stored = scales
         self.bias = None if bias_N is None else bias_N.float()
 
     def prepare(self) -> None:

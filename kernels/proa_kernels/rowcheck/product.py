@@ -52,8 +52,13 @@ class Product(ABC):
 
     tiling: Tiling
     inner: int
-    scales: torch.Tensor  # `[T, 3]` fp64: |W_t|_F, |c1|, |c2|
+    stored: torch.Tensor  # `[2, T, 3]` fp64: |W_t|_F, |c1|, |c2|, twice
     bias: torch.Tensor | None = None  # `[N]` fp32, added by the product itself
+
+    @property
+    def scales(self) -> torch.Tensor:
+        """`[T, 3]`: of each the smaller one."""
+        return self.stored.amin(0)
 
     @abstractmethod
     def prepare(self) -> None:

@@ -9,12 +9,13 @@ next: `quick`, without either norm where the product knows the sums of its input
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 
 from proa_kernels.checksum import TILE, ramp
 from proa_kernels.rowcheck import config
+from proa_kernels.rowcheck.layer import layer_of
 from proa_kernels.rowcheck.product import Product, Tiling
 
 SQUARES_AT_ONCE = 1 << 18  # values: 1 MiB
@@ -26,25 +27,20 @@ class Screen:
     def __init__(self, product: Product, acc_BNP: torch.Tensor) -> None:
         self._product, self._acc = product, acc_BNP
         self._checks = product.checksums()
-        # In units of |a|: |W|_F / sqrt K, and |c| / sqrt K of both checksums.
-        self._units_T3 = product.scales / math.sqrt(product.inner)
-        self._known_size: torch.Tensor | None = None
-        sums, self._bias_T = tile_sums(acc_BNP, product.tiling), None
-        if product.bias is not None:
-            bias_sums_T2, self._bias_T = _of_bias(product.bias, product.tiling)
-            sums -= bias_sums_T2[..., None]
-        self.residual = sums.sub_(self._checks).abs_()
+        self._layer = layer_of(product)
+        residual = tile_sums(acc_BNP, product.tiling)
+        if self._layer.bias_sums is not None:
+            residual.sub_(self._layer.bias_sums)
+        self.residual = residual.sub_(self._checks).abs_()
 
-    @property
+    @cached_property
     def _size(self) -> torch.Tensor:
         """|a|, for each tile where groups have tiles of their own."""
-        if self._known_size is None:
-            per_group = self._product.tiling.per_group
-            size_BGP = self._product.squares().sqrt_()
-            if size_BGP.shape[1] > 1 and per_group > 1:
-                size_BGP = size_BGP.repeat_interleave(per_group, 1)
-            self._known_size = size_BGP
-        return self._known_size
+        per_group = self._product.tiling.per_group
+        size_BGP = self._product.squares().sqrt_()
+        if size_BGP.shape[1] > 1 and per_group > 1:
+            size_BGP = size_BGP.repeat_interleave(per_group, 1)
+        return size_BGP
 
     def quick(self) -> torch.Tensor:
         """The worst ratio of each row, `[B, G, P]`, to one limit for all tiles, never above T2; NaN
@@ -54,32 +50,24 @@ class Screen:
         as after a ReLU. If that is more, the bias's norm counts, as it does in T2 for |C|.
         """
         product = self._product
-        inner, groups = product.inner, product.tiling.groups
-        noise = config.noise(inner)
-        residual, units_T3 = self.residual, self._units_T3
-        units_T2 = noise * (units_T3[:, 1:] + 2.0 * units_T3[:, :1]) + config.split_floor(inner)
-        # Beyond fp32 they are Inf, which does not pass; as fp64 numbers torch would refuse them.
-        units_T2 = units_T2.float()
-        unit, most = float(units_T2.amin()), float(units_T2.amax())
-        least_T: torch.Tensor | float = config.floor(inner)
-        if self._bias_T is not None:
-            least_T = self._bias_T.mul(2.0 * noise).clamp_min_(least_T)
-        if 2.0 * unit < most < 2.0**10 * unit:  # a narrow tile, or a small one; farther underflows
-            shares_T2 = unit / units_T2
-            residual = residual * shares_T2[..., None]
-            least_T = least_T * shares_T2.amin(1)
-        least = float(least_T.amin()) if isinstance(least_T, torch.Tensor) else least_T
+        unit, least, shares = self._layer.limit
+        residual = self.residual if shares is None else self.residual * shares
         sums_BGP = product.sums()
         if sums_BGP is None:
             limit_BGP = self._size[:, :: product.tiling.per_group] * unit
         else:
             # The sum is itself off by a share of sum |a|, which is at most sqrt K |a|.
-            share = 1.0 / (math.sqrt(inner) * (1.0 + config.bound(inner)))
+            share = 1.0 / (math.sqrt(product.inner) * (1.0 + config.bound(product.inner)))
             limit_BGP = sums_BGP.abs().mul_(share * unit)
         limit_BGP.clamp_min_(least)
-        by_group = residual.view(len(residual), groups, -1, residual.shape[3])
+        by_group = residual.view(len(residual), limit_BGP.shape[1], -1, residual.shape[3])
         # A limit of Inf would pass all: 0 Inf is NaN.
         return by_group.amax(2).div_(limit_BGP).add_(limit_BGP, alpha=0.0)
+
+    @cached_property
+    def _units_T3(self) -> torch.Tensor:
+        """In units of |a|: |W|_F / sqrt K, and |c| / sqrt K of both checksums."""
+        return self._product.scales / math.sqrt(self._product.inner)
 
     def sieve(self) -> torch.Tensor:
         """Ratios of residuals to a limit at or below T2; NaN where something is NaN or Inf."""
@@ -101,8 +89,9 @@ class Screen:
         size = self._size.unsqueeze(2)
         bound = tile_squares(self._acc, self._product.tiling).sqrt_().unsqueeze(2)
         bound = torch.maximum(bound, size * self._units_T3[:, :1].float()[..., None])
-        if self._bias_T is not None:
-            bound = torch.maximum(bound, self._bias_T[:, None, None])
+        norms_T = self._layer.bias_norms
+        if norms_T is not None:
+            bound = torch.maximum(bound, norms_T[:, None, None])
         limit = torch.maximum(self._checks.abs(), size * self._units_T3[:, 1:].float()[..., None])
         limit = limit.add_(bound, alpha=2.0).mul_(config.noise(inner))
         limit = limit.add_(size, alpha=config.split_floor(inner)).add_(config.floor(inner))
@@ -155,18 +144,6 @@ def tile_sums(acc_BNP: torch.Tensor, tiling: Tiling) -> torch.Tensor:
 def _ramp(width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """The check vectors, made once: a dozen small operations."""
     return ramp(width, dtype, device)
-
-
-def _of_bias(bias_N: torch.Tensor, tiling: Tiling) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both sums of the bias in each tile, `[T, 2]`, and its norms, `[T]`."""
-    sums, norms = [], []
-    for start, count, width in tiling.runs():
-        part_TJ = bias_N[start : start + count * width].view(count, width).double()
-        sums.append(part_TJ @ _ramp(width, torch.float64, bias_N.device).T)
-        norms.append(torch.linalg.vector_norm(part_TJ, dim=1))
-    if len(sums) == 1:
-        return sums[0].float(), norms[0].float()
-    return torch.cat(sums).float(), torch.cat(norms).float()
 
 
 def squares_of(values_BNP: torch.Tensor, groups: int = 1) -> torch.Tensor:
