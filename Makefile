@@ -42,8 +42,9 @@ demo: $(RUNTIME) ## install, train, serve, break things, and report into out/dem
 
 test: $(DEV) $(CHECKOV) ## run the tests (under 10 minutes on two cores)
 ifeq ($(ARGS),)
-	$(BIN)/python -m pytest -m "not long and not cluster" -n $(JOBS) --dist loadfile --ignore=tests/e2e
-	$(BIN)/python -m pytest -m "not long and not cluster" tests/e2e
+	$(BIN)/python -m pytest -m "not long and not cluster and not alone" -n $(JOBS) \
+	  --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "alone and not long and not cluster" tests/e2e
 else
 	$(BIN)/python -m pytest -m "not long and not cluster" $(ARGS)
 endif

@@ -274,6 +274,14 @@ def store() -> Schema:
         }
     )
     volume = closed({"enabled": FLAG, "size": QUANTITY, "storageClassName": NAME})
+    bucket = closed(
+        {
+            "enabled": FLAG,
+            "endpoint": {"anyOf": [{"const": ""}, HTTP_URL]},
+            "region": TEXT,
+            "existingSecret": NAME,
+        }
+    )
     return closed(
         pod("store")
         | {
@@ -287,6 +295,7 @@ def store() -> Schema:
             "auth": closed({"existingSecret": NAME}),
             "spread": spread,
             "persistence": volume,
+            "snapshots": closed({"s3": bucket}),
             "coordinator": closed(pod("coordinator") | {"replicas": number(1, 10)}),
         }
     )

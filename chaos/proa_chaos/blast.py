@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proa.errors import InvalidRequest
+from proa_chaos.experiment import STORE_ACTIONS
 from proa_chaos.plan import Hit
 from proa_chaos.selection import PARITY_ROLE, Target
 
@@ -13,6 +14,7 @@ from proa_chaos.selection import PARITY_ROLE, Target
 # its fault: it has to start again.
 RESTART_S = 30.0
 _MACHINE = ("cpu-hog",)  # takes nobody away
+_RESTARTS = ("kill", "drain", *STORE_ACTIONS)
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ def worker_pool(
     return Pool(f"the workers of {model!r}", others, ready, r, k if parity else k + r, parity)
 
 
+def shard_pool(shards: Sequence[Target], ready: frozenset[str], k: int, r: int) -> Pool:
+    """The shards of a store of (`k`, `r`), with all that is part of one. `ready`: names."""
+    return Pool("the store's shards", tuple(shards), ready, r, k)
+
+
 def check_blast(hits: Sequence[Hit], pools: Sequence[Pool]) -> None:
     """Raise InvalidRequest when some moment of the plan breaks more than a pool may lose."""
     for hit in hits:
@@ -50,7 +57,9 @@ def check_blast(hits: Sequence[Hit], pools: Sequence[Pool]) -> None:
 
 
 def _touches(hit: Hit, at_s: float) -> bool:
-    longer = hit.fault.action in ("kill", "drain") or hit.fault.parameters.how == "process"
+    if hit.fault.on_shards and hit.fault.action == "bitflip":
+        return hit.start_s <= at_s  # flipped bits stay until the store has found them
+    longer = hit.fault.action in _RESTARTS or hit.fault.parameters.how == "process"
     return hit.start_s <= at_s < hit.end_s + (RESTART_S if longer else 0.0)
 
 

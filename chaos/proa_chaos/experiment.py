@@ -6,11 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ACTIONS = ("slow", "pause", "kill", "drain", "error", "drop", "partition", "cpu-hog", "bitflip")
+STORE_ACTIONS = ("kill-shard", "stale-disk")
+"""Of a store's shards; `bitflip` of EMBEDDING is, too."""
+ACTIONS = (
+    "slow", "pause", "kill", "drain", "error", "drop", "partition", "cpu-hog", "bitflip",
+    *STORE_ACTIONS,
+)  # fmt: skip
 PROA, CHAOS_MESH = "proa", "chaos-mesh"
 """Who acts a fault out: we ourselves, or Chaos Mesh."""
 MODES = ("one", "all", "fixed", "fixed-percent", "random-max-percent")
-SITES = ("output", "weight", "activation")
+EMBEDDING = "embedding"
+SITES = ("output", "weight", "activation", EMBEDDING)
+PARTS = ("both", "agent", "server")
+"""What of a shard is killed."""
 PHASES = ("before", "during", "after")
 PROTECTIONS = ("none", "detect", "correct")
 """The modes of `protection`, each with all that the one before it does."""
@@ -57,7 +65,7 @@ class Parameters:
     probability: share of the calls. program: the calls it hits, empty for all. how: of a
     pause, `calls` block or the `process` is stopped; of a kill in a cluster, `delete` or `evict`.
     site: where bits are flipped. load: percent of a CPU for each of `workers`. cordon: of a drain
-    in a cluster, nothing new is scheduled on the node.
+    in a cluster, nothing new is scheduled on the node. what: of a shard is killed, one of PARTS.
     """
 
     delay_ms: int = 0
@@ -69,13 +77,14 @@ class Parameters:
     workers: int = 1
     load: int = 100
     cordon: bool = False
+    what: str = PARTS[0]
 
 
 @dataclass(frozen=True)
 class Fault:
     """What is done, to whom, from `at_s` of the phase `during` on.
 
-    duration_s None: to the end of the phase; 0: once (only a kill is done in no time). every_s:
+    duration_s None: to the end of the phase; 0: once (only kills are done in no time). every_s:
     the choice is made anew so often, never the same twice running. peer: the other side of a
     partition.
     """
@@ -90,12 +99,33 @@ class Fault:
     peer: Choice | None = None
     backend: str = PROA
 
+    @property
+    def on_shards(self) -> bool:
+        """Whether it is done to shards of a store, and to nothing else."""
+        return self.action in STORE_ACTIONS or (
+            self.action == "bitflip" and self.parameters.site == EMBEDDING
+        )
+
+
+@dataclass(frozen=True)
+class StoreLoad:
+    """Training of a store's rows: `workers` of them, each with its share of the `rows`, take steps
+    of `batch` rows one after the other, `rate_hz` a second each at most; None: as fast as it goes.
+    """
+
+    rows: int = 20_000
+    dim: int = 16
+    batch: int = 256
+    workers: int = 2
+    rate_hz: float | None = None
+
 
 @dataclass(frozen=True)
 class Workload:
     """Open-loop load. `during_rate_hz` None: as before. `queries`: how many different ones.
 
     recovery_s: how long the system may take after the faults until all of it is ready again.
+    store: rows are trained, and no model is asked.
     """
 
     model: str | None = None
@@ -110,6 +140,7 @@ class Workload:
     queries: int = 32
     inputs: Path | None = None
     exact: bool = False
+    store: StoreLoad | None = None
 
     def rate_in(self, phase: str) -> float:
         """Requests per second in `phase`."""

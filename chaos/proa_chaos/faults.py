@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from proa.errors import ProaError
-from proa_chaos.backend import Backend
 from proa_chaos.plan import Hit
 from proa_chaos.result import Done
+from proa_chaos.system import System
 
 # What takes no time, a kill, is to be seen for a moment.
 ANNOUNCED_S_MIN = 1.0
@@ -17,17 +17,17 @@ Note = Callable[[str, str], None]
 
 
 class Faults:
-    """Plays `hits` on `backend` and writes into `done` what was done, in seconds of the run."""
+    """Plays `hits` on `system` and writes into `done` what was done, in seconds of the run."""
 
     def __init__(
         self,
-        backend: Backend,
+        system: System,
         hits: Sequence[Hit],
         done: list[Done],
         elapsed_s: Callable[[], float],
         note: Note,
     ) -> None:
-        self._backend = backend
+        self._system = system
         self._hits = hits
         self._done = done
         self._elapsed_s = elapsed_s
@@ -54,8 +54,8 @@ class Faults:
         ttl_s = hit.end_s - hit.start_s
         try:
             await asyncio.gather(
-                self._backend.inject(hit, ttl_s),
-                self._backend.announce(hit, max(ttl_s, ANNOUNCED_S_MIN)),
+                self._system.place.inject(hit, ttl_s),
+                self._system.announce(hit, max(ttl_s, ANNOUNCED_S_MIN)),
             )
         except ProaError as exc:
             one.error = str(exc)
@@ -67,7 +67,7 @@ class Faults:
 
     async def _end(self, one: Done) -> None:
         try:
-            await self._backend.end(one.hit)
+            await self._system.place.end(one.hit)
         except ProaError as exc:
             one.end_error = str(exc)
             self._note("end", f"{one.hit.text}: not ended from here ({exc}); ends by itself")
@@ -75,7 +75,7 @@ class Faults:
             self._note("end", one.hit.text)
         one.end_s = self._elapsed_s()
         if one.hit.end_s > one.hit.start_s:
-            await self._backend.announce(one.hit, 0.0)
+            await self._system.announce(one.hit, 0.0)
 
     async def _until(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, at_s - self._elapsed_s()))

@@ -30,10 +30,13 @@ from proa_chaos.experiment import (
     Experiment,
     Guard,
     Probe,
+    StoreLoad,
     Workload,
 )
 from proa_chaos.file_faults import FAULT, FAULT_S_MAX, NAMES
-from proa_chaos.measures import ERRORS, MEASURES
+from proa_chaos.file_kinds import DEADLINE_S, STORE_DEADLINE_S, fits_its_kind, steps_max
+from proa_chaos.measures import ERRORS, SERVING_MEASURES
+from proa_chaos.store.measures import STORE_MEASURES
 
 API_VERSION = "proa.dev/v1alpha1"
 KIND = "ChaosExperiment"
@@ -54,6 +57,7 @@ def load_experiment(path: Path) -> Experiment:
 
 # --- what is expected
 
+_MEASURES = tuple(dict.fromkeys((*SERVING_MEASURES, *STORE_MEASURES)))
 _NUMBER = number(-1e12, 1e12)
 
 
@@ -70,7 +74,7 @@ def _tolerance(section: Section, found: Probe) -> None:
 
 
 _PROBE_FIELDS: tuple[Field[Any], ...] = (
-    Field("measure", one_of(tuple(MEASURES)), NEEDED, "what is measured"),
+    Field("measure", one_of(_MEASURES), NEEDED, "what is measured"),
     Field("phase", one_of((*PHASES, ALL)), "during", "when"),
     Field("atMost", _NUMBER, None, "upper limit"),
     Field("atLeast", _NUMBER, None, "lower limit"),
@@ -98,10 +102,11 @@ GUARD = table(
 
 
 def _workload(
-    phases: Mapping[str, float], deadline: float, recovery: float, **rest: Any
+    phases: Mapping[str, float], deadline: float | None, recovery: float, **rest: Any
 ) -> Workload:
     lengths: Mapping[str, Any] = phases
-    return Workload(**lengths, deadline_ms=deadline * 1000, recovery_s=recovery, **rest)
+    deadline_s = deadline or (STORE_DEADLINE_S if rest["store"] else DEADLINE_S)
+    return Workload(**lengths, deadline_ms=deadline_s * 1000, recovery_s=recovery, **rest)
 
 
 def _phases(before: float, during: float, after: float) -> Mapping[str, float]:
@@ -116,12 +121,29 @@ PHASE_LENGTHS = table(
 )
 
 
+def _rows_for_all(section: Section, found: StoreLoad) -> None:
+    if found.rows < found.workers:
+        raise section.error(f"rows = {found.rows} are too few for {found.workers} workers")
+
+
 def _not_too_many(section: Section, found: Workload) -> None:
-    count = sum(found.rate_in(phase) * found.length_s(phase) for phase in PHASES)
+    if found.store is not None:
+        count = steps_max(found)
+    else:
+        count = sum(found.rate_in(phase) * found.length_s(phase) for phase in PHASES)
     if count > REQUESTS_MAX:
         raise section.error(f"makes {count:.0f} requests; the limit is {REQUESTS_MAX}")
 
 
+STORE = table(
+    StoreLoad,
+    Field("rows", integer(100, 10_000_000), StoreLoad.rows, "of the table"),
+    Field("dim", integer(1, 8192), StoreLoad.dim, "of the table"),
+    Field("batch", integer(1, 100_000), StoreLoad.batch, "rows of a step"),
+    Field("workers", integer(1, 64), StoreLoad.workers, "that train, each its own rows"),
+    Field("rateHz", number(0.1, 1000), None, "steps a second of each; left out: no limit"),
+    rules=(Rule(_rows_for_all, {}),),
+)
 WORKLOAD = table(
     _workload,
     Field("model", text, None, "left out: the first that is served"),
@@ -134,7 +156,7 @@ WORKLOAD = table(
         "their lengths",
     ),
     Field("recovery", duration(0.1, 3600), Workload.recovery_s, "until all is ready again"),
-    Field("deadline", duration(0.001, 600), Workload.deadline_ms / 1000, "of a request"),
+    Field("deadline", duration(0.001, 600), None, "of a request (1s), of a step's push (30s)"),
     Field("inflightMax", integer(1, 100_000), Workload.inflight_max, "requests open at once"),
     Field("queries", integer(1, 4096), Workload.queries, "different ones"),
     Field(
@@ -144,6 +166,7 @@ WORKLOAD = table(
         ".npz with inputs, and perhaps outputs and labels; left out: random queries",
     ),
     Field("exact", boolean, False, "refuse reconstructed answers"),
+    Field("store", STORE, None, "rows of a store are trained instead"),
     rules=(Rule(_not_too_many, {}),),
 )  # fmt: skip
 
@@ -189,7 +212,7 @@ SPEC = table(
     Field("hypothesis", list_of(PROBE, PROBES_MAX), NEEDED, "what holds nevertheless"),
     Field("guards", list_of(GUARD, PROBES_MAX), (), "when to stop"),
     Field("expected", one_of(("Pass", "Fail")), "Pass", "the verdict that the library wants"),
-    rules=(Rule(_faults_fit, {}), Rule(_some_hypothesis, {})),
+    rules=(Rule(_faults_fit, {}), Rule(_some_hypothesis, {}), Rule(fits_its_kind, {})),
 )
 METADATA = table(_values, Field("name", NAME, NEEDED, "of the experiment"))
 

@@ -25,6 +25,7 @@ from proa_chaos.experiment import (
     ACTIONS,
     CHAOS_MESH,
     MODES,
+    PARTS,
     PROA,
     SITES,
     Choice,
@@ -150,11 +151,16 @@ PARAMETERS: Mapping[str, Reader[Parameters]] = {
     "bitflip": table(
         _parameters,
         Field("target", one_of(SITES), SITES[0],
-              "whose bits: answers, weights in memory, or accumulators of checked products"),
+              "whose bits: answers, weights in memory, accumulators of checked products; rows that"
+              " a shard holds"),
         Field("bits", integer(1, 4096), 1, "so many at a time"),
         _PROBABILITY,
         _PROGRAM,
     ),
+    "kill-shard": table(
+        _parameters, Field("what", one_of(PARTS), PARTS[0], "agent, server, or both of a shard")
+    ),
+    "stale-disk": table(_parameters),
 }  # fmt: skip
 
 
@@ -207,7 +213,7 @@ def _fault(section: Section) -> Fault:
     assert action is not None
     found = _FAULT_TABLES[one_of(ACTIONS)(action)](section)
     duration_s = found["duration"]
-    if found["action"] == "kill" and duration_s is None:
+    if found["action"] in ("kill", "kill-shard") and duration_s is None:
         duration_s = 0.0
     if found["every"] is not None and duration_s == 0.0:
         raise section.error("a kill with `every` needs a duration")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from proa_chaos.experiment import PHASES, Experiment, Probe
-from proa_chaos.measures import ERRORS, Observations, Sample, measure, statuses
+from proa_chaos.measures import ERRORS, RECOVERY_S, Observations, Sample, statuses
+from proa_chaos.store.measures import STORE_LATE
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,22 @@ def judge(probe: Probe, seen: Observations) -> Finding:
     return _judge_number(probe, value / base, f"{value / base:.3g} x ({value:.4g} / {base:.4g})")
 
 
-def judge_window(probe: Probe, samples: Sequence[Sample], deadline_s: float) -> Finding:
+def judge_window(probe: Probe, samples: Sequence[Sample], seen: Observations) -> Finding:
     """A guard's probe over the samples of its window."""
     if probe.measure == ERRORS:
         return _judge_statuses(probe, samples)
-    value = measure(probe.measure, samples, deadline_s)
+    value = seen.over(probe.measure, samples)
     return _judge_number(probe, value, "" if value is None else f"{value:.4g}")
 
 
 def probes_of(experiment: Experiment, phase: str) -> list[Probe]:
     """The probes that can be judged once `phase` is over, and no earlier one."""
-    return [p for p in experiment.hypothesis if _last_phase(p) == phase]
+    late = STORE_LATE if experiment.workload.store else {RECOVERY_S}
+    return [p for p in experiment.hypothesis if _last_phase(p, late) == phase]
 
 
-def _last_phase(probe: Probe) -> str:
-    if probe.phase not in PHASES or probe.measure == "recoveryS":
+def _last_phase(probe: Probe, late: Collection[str]) -> str:
+    if probe.phase not in PHASES or probe.measure in late:
         return PHASES[-1]
     return max((probe.phase, probe.relative_to or probe.phase), key=PHASES.index)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -16,10 +17,12 @@ from tritonclient.grpc import service_pb2
 
 from proa import wire
 from proa.api.v1 import faults_pb2
-from proa.errors import EnvironmentLacks, NotSupported, ProaError, UnknownModel
+from proa.errors import EnvironmentLacks, NotSupported, ProaError, Unavailable, UnknownModel
 from proa.rpc import FRONTEND, WORKER, bearer, peer_errors
+from proa.store.post import ROLE as STORE
+from proa_chaos.experiment import EMBEDDING
 from proa_chaos.plan import Hit
-from proa_chaos.selection import Target
+from proa_chaos.selection import COORDINATOR_ROLE, SHARD_ROLE, Target
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +36,16 @@ KINDS = {
     "drop": faults_pb2.DROP,
     "bitflip": faults_pb2.BITFLIP,
     "partition": faults_pb2.DROP,
+    "stale-disk": faults_pb2.STALE_DISK,
 }
 SITES = {
     "output": faults_pb2.OUTPUT,
     "weight": faults_pb2.WEIGHT,
     "activation": faults_pb2.ACTIVATION,
+    EMBEDDING: faults_pb2.EMBEDDING,
 }
 WORKER_ROLES = ("worker", "parity-worker")
+_KILLED_ONLY = ("store-agent", "store-server", COORDINATOR_ROLE)  # the shard is what takes faults
 _SERVICE = "/proa.api.v1.FaultInjector/"
 
 
@@ -67,21 +73,32 @@ class InBand:
             id=self._id(hit),
             kind=KINDS[hit.fault.action],
             ttl_ms=max(1, round(ttl_s * 1000)),
-            probability=hit.fault.parameters.probability,
+            probability=0.0 if hit.fault.on_shards else hit.fault.parameters.probability,
             program=_program(hit),
             delay_ms=hit.fault.parameters.delay_ms,
             bits=hit.fault.parameters.bits,
-            seed=self._seed,
+            seed=self._seed_of(hit),
             site=SITES[hit.fault.parameters.site],
         )
         await self._ask(
             acting(hit), faults_pb2.FaultRequest(inject=faults_pb2.InjectRequest(fault=fault))
         )
 
+    def _seed_of(self, hit: Hit) -> int:
+        """Of stored rows other bits each time: the same ones again would be put right."""
+        if not hit.fault.on_shards:
+            return self._seed
+        return random.Random(f"{self._seed} {hit.id}").getrandbits(63)  # noqa: S311  # repeatable
+
     async def clear(self, hit: Hit) -> None:
-        """End it. A process that started anew has no fault, which is no error."""
+        """End it. A process that started anew has no fault, which is no error; nor is an agent
+        that has left to come back with its old disk."""
         clear = faults_pb2.ClearRequest(id=self._id(hit))
-        await self._ask(acting(hit), faults_pb2.FaultRequest(clear=clear))
+        try:
+            await self._ask(acting(hit), faults_pb2.FaultRequest(clear=clear))
+        except Unavailable:
+            if hit.fault.action != "stale-disk":
+                raise
 
     async def announce(self, frontends: Sequence[Target], hit: Hit, ttl_s: float) -> None:
         """Tell who watches these frontends that `hit` acts for `ttl_s` from now, 0: no more.
@@ -116,7 +133,8 @@ class InBand:
         except (UnknownModel, NotSupported) as exc:
             raise EnvironmentLacks(
                 f"{target.name} takes no faults ({exc}): start it with fault injection, locally"
-                " `proa up --faults`, in the chart chaos.enabled and models[].faults"
+                " `proa up --faults` or `proa store up --faults`, in the chart chaos.enabled and"
+                " models[].faults"
             ) from exc
 
     def _id(self, hit: Hit) -> str:
@@ -147,7 +165,8 @@ class InBand:
     ) -> faults_pb2.FaultReply:
         op = str(request.WhichOneof("op"))
         message = getattr(request, op)
-        call = self._channels(target.address, target.role).unary_unary(
+        role = STORE if target.role == SHARD_ROLE else target.role
+        call = self._channels(target.address, role).unary_unary(
             _SERVICE + op.capitalize(),
             request_serializer=type(message).SerializeToString,
             response_deserializer=faults_pb2.FaultReply.FromString,
@@ -165,8 +184,12 @@ def check(hit: Hit) -> None:
     role, action = acting(hit).role, hit.fault.action
     if action not in KINDS:
         raise NotSupported(f"{hit.text}: this action cannot be done here")
+    if hit.fault.on_shards:
+        return  # its targets are shards
     if action == "bitflip" and role not in WORKER_ROLES:
         raise NotSupported(f"{hit.text}: only workers have outputs to flip")
+    if role in _KILLED_ONLY:
+        raise NotSupported(f"{hit.text}: a {role} takes kill and a frozen process; shards take it")
     if action != "partition" and role == "frontend":
         raise NotSupported(f"{hit.text}: a frontend takes partition, kill and a frozen process")
 

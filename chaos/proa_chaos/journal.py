@@ -11,7 +11,7 @@ from typing import Any
 import proa
 from proa_chaos.experiment import ALL, PHASES, Experiment, Probe
 from proa_chaos.hypothesis import Finding
-from proa_chaos.measures import MEASURES, sources, statuses
+from proa_chaos.measures import sources, statuses
 from proa_chaos.result import Done, Phase, Result, Steady, Verdict
 
 _STATUS = {Verdict.PASS: "completed", Verdict.FAIL: "failed", Verdict.STOPPED: "aborted"}
@@ -160,19 +160,20 @@ def _targets(done: Sequence[Done]) -> list[dict[str, str]]:
 def _ours(result: Result) -> dict[str, Any]:
     return {
         "name": result.experiment.name,
-        "model": result.model,
+        "subject": result.subject,
         "backend": result.backend,
         "seed": result.seed,
         "expected": result.experiment.expected,
         "asExpected": result.as_expected,
         "recoveryS": result.seen.recovery_s,
+        "notes": result.notes,
         "phases": {
             phase: {"startS": round(start_s, 3), "endS": round(end_s, 3)}
             for phase, (start_s, end_s) in result.phases.items()
         },
         "measures": {
             phase: {
-                **{name: result.seen.measure(name, phase) for name in MEASURES},
+                **{name: result.seen.measure(name, phase) for name in result.seen.measures},
                 "sources": sources(result.seen.of(phase)),
                 "statuses": statuses(result.seen.of(phase)),
             }

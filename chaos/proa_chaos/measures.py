@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from proa.load import quantile
 from proa_chaos.experiment import ALL
@@ -14,6 +15,7 @@ RECONSTRUCTED = "reconstructed"
 ERRORS = "errors"
 QUARANTINED = "quarantined"
 REPAIRED = "repaired"
+RECOVERY_S = "recoveryS"
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,24 @@ class Sample:
         return not self.status
 
 
+Measure = Callable[[Sequence[Sample], float], float | None]
+
+
 @dataclass
 class Observations:
-    """What was seen so far. recovery_s: from the end of the faults until all was ready again.
-    quarantined: so many workers were in quarantine at the end of each phase."""
+    """What was seen so far. recovery_s: from the end of the faults until all was ready again."""
 
     deadline_s: float
     samples: list[Sample] = field(default_factory=list)
     recovery_s: float | None = None
-    quarantined: dict[str, int] = field(default_factory=dict)
+
+    measures: ClassVar[Mapping[str, Measure]] = {}
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Measures that a report shows of every phase."""
+    word: ClassVar[str] = "request"
+    """What a sample is."""
+    legend: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """What the dots of a report's picture are, by the name of their colour."""
 
     def of(self, phase: str) -> list[Sample]:
         """The samples of a phase, or of all."""
@@ -56,18 +67,14 @@ class Observations:
 
     def measure(self, name: str, phase: str) -> float | None:
         """A measure of a phase; None where there is nothing to measure."""
-        if name == "recoveryS":
+        if name == RECOVERY_S:
             return self.recovery_s
-        if name == QUARANTINED:
-            found = [n for of, n in self.quarantined.items() if phase in (ALL, of)]
-            return float(max(found)) if found else None
-        return measure(name, self.of(phase), self.deadline_s)
+        return self.over(name, self.of(phase))
 
-
-def measure(name: str, samples: Sequence[Sample], deadline_s: float) -> float | None:
-    """One of MEASURES over `samples`; a failed request waited for its deadline."""
-    value = MEASURES[name](samples, deadline_s)
-    return None if value is None or math.isnan(value) else value
+    def over(self, name: str, samples: Sequence[Sample]) -> float | None:
+        """One of `measures` over `samples`; a failed request waited for its deadline."""
+        value = self.measures[name](samples, self.deadline_s)
+        return None if value is None or math.isnan(value) else value
 
 
 def statuses(samples: Sequence[Sample]) -> Mapping[str, int]:
@@ -78,9 +85,6 @@ def statuses(samples: Sequence[Sample]) -> Mapping[str, int]:
 def sources(samples: Sequence[Sample]) -> Mapping[str, int]:
     """How many requests were answered by each source."""
     return dict(sorted(Counter(s.source for s in samples if s.ok).items()))
-
-
-Measure = Callable[[Sequence[Sample], float], float | None]
 
 
 def _latency_ms(share: float) -> Measure:
@@ -127,7 +131,11 @@ def _accuracy(samples: Sequence[Sample], _: float) -> float | None:
     return sum(s.right for s in answered) / len(answered) if answered else None
 
 
-MEASURES: Mapping[str, Measure] = {
+def nothing(_samples: Sequence[Sample], _deadline_s: float) -> None:
+    """Of what the run as a whole tells, not its requests."""
+
+
+COMMON: Mapping[str, Measure] = {
     "p50Ms": _latency_ms(0.50),
     "p99Ms": _latency_ms(0.99),
     "p999Ms": _latency_ms(0.999),
@@ -135,6 +143,11 @@ MEASURES: Mapping[str, Measure] = {
     "sent": _count(_any),
     "failed": _count(_failed),
     "failedPercent": _percent(_failed, _any),
+    ERRORS: _count(_failed),
+    RECOVERY_S: nothing,
+}
+SERVING_MEASURES: Mapping[str, Measure] = {
+    **COMMON,
     "wrong": _count(lambda s: s.wrong),
     "wrongPercent": _percent(lambda s: s.wrong, _answered),
     "accuracy": _accuracy,
@@ -142,10 +155,29 @@ MEASURES: Mapping[str, Measure] = {
     "reconstructedPercent": _percent(_reconstructed, _answered),
     "redundant": _count(_redundant),
     "redundantPercent": _percent(_redundant, _answered),
-    ERRORS: _count(_failed),
     REPAIRED: _count(lambda s: s.repaired),
     "repairedPercent": _percent(lambda s: s.repaired, _answered),
-    # Of the run, not of its requests.
-    QUARANTINED: lambda _samples, _deadline_s: None,
-    "recoveryS": lambda _samples, _deadline_s: None,
+    QUARANTINED: nothing,
 }
+
+
+@dataclass
+class ServingObservations(Observations):
+    """Of a model. quarantined: so many workers were in quarantine at the end of each phase."""
+
+    quarantined: dict[str, int] = field(default_factory=dict)
+
+    measures = SERVING_MEASURES
+    columns = ("sent", "failed", "p50Ms", "p99Ms", "maxMs", "accuracy", "wrong", "reconstructed")
+    legend = (
+        ("worker", "worker"),
+        ("reconstructed", "reconstructed"),
+        ("redundant", "retry, replica, hedge"),
+        ("bad", "failed (at its deadline) or wrong"),
+    )
+
+    def measure(self, name: str, phase: str) -> float | None:
+        if name == QUARANTINED:
+            found = [n for of, n in self.quarantined.items() if phase in (ALL, of)]
+            return float(max(found)) if found else None
+        return super().measure(name, phase)

@@ -11,9 +11,10 @@ from proa_chaos.experiment import Experiment
 
 @dataclass(frozen=True)
 class Options:
-    """How to run. None: as the file says."""
+    """How to run. None: as the file says. run_dir None: where the command that starts such a system
+    keeps its own."""
 
-    run_dir: Path = Path(".proa")
+    run_dir: Path | None = None
     seed: int = 0
     force: bool = False
     parallel: bool = False
@@ -23,9 +24,12 @@ class Options:
 
 
 def adapted(experiment: Experiment, options: Options) -> Experiment:
-    """The experiment with the options in place of what the file says. `rate_hz`: of the phases
+    """The experiment with the options in place of what the file says. Errors:
+    InvalidRequest (not for a store). `rate_hz`: of the phases
     before and after; that of `during` keeps its proportion."""
     workload = experiment.workload
+    if workload.store is not None:
+        _check_store(options)
     if options.rate_hz is not None:
         factor = options.rate_hz / workload.rate_hz
         during = workload.during_rate_hz
@@ -39,6 +43,19 @@ def adapted(experiment: Experiment, options: Options) -> Experiment:
     if options.model is not None:
         workload = replace(workload, model=options.model)
     return replace(experiment, workload=workload)
+
+
+def _check_store(options: Options) -> None:
+    wrong = {
+        "--rate": options.rate_hz,
+        "--inputs": options.inputs,
+        "--model": options.model,
+        # Two would train the same rows.
+        "--parallel": options.parallel or None,
+    }
+    for flag, value in wrong.items():
+        if value is not None:
+            raise InvalidRequest(f"{flag}: not for an experiment on a store")
 
 
 def chosen_model(experiment: Experiment, served: tuple[str, ...]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from proa.errors import InvalidRequest
 from proa_chaos.experiment import PROTECTIONS, Experiment, Fault
-from proa_chaos.selection import PARITY_ROLE, Target, choose
+from proa_chaos.selection import PARITY_ROLE, SHARD_ROLE, Target, choose
 
 HITS_MAX = 512
 # A plan's times may leave the phase by no more than a rounding.
@@ -75,6 +75,8 @@ def _check_protection(wanted: str, targets: Sequence[Target]) -> None:
 def _hits(
     fault: Fault, number: int, targets: Sequence[Target], during_s: float, dice: random.Random
 ) -> list[Hit]:
+    if fault.on_shards:
+        targets = [target for target in targets if target.role == SHARD_ROLE]
     peers = choose(fault.peer, targets, dice) if fault.peer else [None]
     hits: list[Hit] = []
     last: list[Target] = []

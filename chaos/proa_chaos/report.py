@@ -40,13 +40,6 @@ circle.failed, circle.wrong { fill: var(--bad) }
 .key span { margin-right: 1.4rem } .key i { display: inline-block; width: .7em; height: .7em;
   border-radius: 50%; margin-right: .4em }
 """
-COLUMNS = ("sent", "failed", "p50Ms", "p99Ms", "maxMs", "accuracy", "wrong", "reconstructed")
-KEY = (
-    ("worker", "worker"),
-    ("reconstructed", "reconstructed"),
-    ("redundant", "retry, replica, hedge"),
-    ("bad", "failed (at its deadline) or wrong"),
-)
 
 
 def write_report(result: Result, out: Path) -> tuple[Path, Path]:
@@ -62,8 +55,10 @@ def page(result: Result) -> str:
     """The whole document."""
     experiment = result.experiment
     verdict = result.verdict.value
-    key = "".join(f'<span><i style="background:var(--{c})"></i>{n}</span>' for c, n in KEY)
-    facts = f"model {result.model}, {result.backend}, seed {result.seed}"
+    key = "".join(
+        f'<span><i style="background:var(--{c})"></i>{n}</span>' for c, n in result.seen.legend
+    )
+    facts = f"{result.subject}, {result.backend}, seed {result.seed}"
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -77,16 +72,16 @@ def page(result: Result) -> str:
 <p class="verdict {verdict}">{verdict}{_step(result)}</p>
 <p>{escape(experiment.description)}</p>
 <p class="muted">{escape(facts)}; {result.duration_s:.0f} s; {_recovery(result)}</p>
-<h2>Every request</h2>
+<h2>Every {result.seen.word}</h2>
 {Picture(result).svg()}
 <p class="muted key">{key}</p>
 <h2>Before, during, after</h2>
-{_table(("phase", *COLUMNS, "answered by", "failed with"), _phase_rows(result))}
+{_table(("phase", *result.seen.columns, "answered by", "failed with"), _phase_rows(result))}
 <h2>The hypothesis</h2>
 {_table(("probe", "found", "verdict"), _finding_rows(result))}
 <h2>The faults</h2>
 {_table(("fault", "from", "to", "note"), _fault_rows(result))}
-</body>
+{_notes(result)}</body>
 </html>
 """
 
@@ -106,10 +101,10 @@ def _phase_rows(result: Result) -> list[list[str]]:
     for phase in PHASES:
         samples = result.seen.of(phase)
         if samples:
-            values = [result.seen.measure(name, phase) for name in COLUMNS]
+            values = [result.seen.measure(name, phase) for name in result.seen.columns]
             shown = ["" if value is None else f"{value:.4g}" for value in values]
             counts = (sources(samples), statuses(samples))
-            rest = [", ".join(f"{n} {name}" for name, n in c.items()) for c in counts]
+            rest = [", ".join(f"{n} {name}" for name, n in c.items() if name) for c in counts]
             rows.append([phase, *shown, *map(escape, rest)])
     return rows
 
@@ -132,6 +127,11 @@ def _fault_rows(result: Result) -> list[list[str]]:
         note = escape(done.error or done.end_error)
         rows.append([escape(done.hit.text), f"{done.start_s:.2f} s", end, note])
     return rows
+
+
+def _notes(result: Result) -> str:
+    lines = "".join(f"<p>{escape(line)}</p>\n" for line in result.notes)
+    return f"<h2>Found afterwards</h2>\n{lines}" if lines else ""
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

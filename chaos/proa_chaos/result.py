@@ -49,10 +49,12 @@ class Steady:
 
 @dataclass
 class Result:
-    """Filled in while the run goes on. Times in seconds from its start; start, end: unix time."""
+    """Filled in while the run goes on. Times in seconds from its start; start, end: unix time.
+
+    subject: what was asked. notes: what was found after the faults, a line each."""
 
     experiment: Experiment
-    model: str
+    subject: str
     seed: int
     backend: str
     seen: Observations
@@ -62,6 +64,7 @@ class Result:
     before: Steady | None = None
     after: Steady | None = None
     findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     phase: Phase = Phase.ABORTED
     verdict: Verdict = Verdict.STOPPED
     fail_step: str = ""

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from proa.client import AsyncClient, Tls
-from proa.errors import ProaError, Unavailable
-from proa_chaos.backend import Backend
+from proa.errors import ProaError
 from proa_chaos.blast import check_blast
 from proa_chaos.events import Event, Tell, tell_nobody
 from proa_chaos.experiment import Experiment
 from proa_chaos.faults import Faults
 from proa_chaos.hypothesis import Finding, judge, judge_window, probes_of
-from proa_chaos.load import Load
-from proa_chaos.measures import QUARANTINED, Observations, measure
 from proa_chaos.plan import Hit, plan
-from proa_chaos.queries import prepare_queries
 from proa_chaos.result import Phase, Result, Steady, Verdict
+from proa_chaos.system import System
 
 READY_S_MAX = 30.0  # for the steady state before
 READY_POLL_S = 0.2
@@ -38,9 +33,9 @@ class Broken(Exception):
 
 
 class Runner:
-    """One run of `experiment`. `force`: whatever it breaks. `ready_s_max`: patience at the start.
-    `slack_s`: how much longer than its phases and its recovery it may take. `tls`, `token`: of the
-    client that asks. Set `stopped_by` before you cancel it to say why.
+    """One run of `experiment` on `system`. `force`: whatever it breaks. `ready_s_max`: patience at
+    the start. `slack_s`: how much longer than its phases and its recovery it may take. Set
+    `stopped_by` before you cancel it to say why.
 
     `run` returns a Result whatever happens once it has begun, and leaves no fault behind. Before
     that it raises: InvalidRequest (a selector that matches nothing, the guard, a file of queries),
@@ -50,40 +45,36 @@ class Runner:
     def __init__(
         self,
         experiment: Experiment,
-        backend: Backend,
-        model: str,
+        system: System,
         *,
         seed: int = 0,
         force: bool = False,
         ready_s_max: float = READY_S_MAX,
         slack_s: float = SLACK_S,
-        tls: Tls | None = None,
-        token: str | None = None,
         tell: Tell = tell_nobody,
     ) -> None:
         self._experiment = experiment
-        self._backend = backend
-        self._model = model
+        self._system = system
         self._seed = seed
         self._force = force
         self._ready_s_max = ready_s_max
         self._slack_s = slack_s
-        self._tls, self._token = tls, token
         self._tell = tell
         self._start_s = 0.0
         self.stopped_by = ""
-        seen = Observations(experiment.workload.deadline_ms / 1000.0)
-        self._seen = seen
-        self._result = Result(experiment, model, seed, backend.name, seen, time.time())
+        self._seen = seen = system.seen
+        self._result = Result(
+            experiment, system.subject, seed, system.place.name, seen, time.time()
+        )
 
     async def run(self) -> Result:
         """Run it. Cancelled, it rolls back and returns a result with the verdict Stopped."""
         self._start_s = asyncio.get_running_loop().time()
-        hits = plan(self._experiment, await self._backend.targets(self._model), self._seed)
+        hits = plan(self._experiment, await self._system.targets(), self._seed)
         waiting = await self._until_ready(self._ready_s_max)
         if not (waiting or self._force):
-            check_blast(hits, await self._backend.pools(self._model))
-        faults = Faults(self._backend, hits, self._result.done, self._elapsed_s, self._note)
+            check_blast(hits, await self._system.pools())
+        faults = Faults(self._system, hits, self._result.done, self._elapsed_s, self._note)
         result, workload = self._result, self._experiment.workload
         limit_s = workload.before_s + workload.during_s + workload.after_s + workload.recovery_s
         try:
@@ -113,58 +104,39 @@ class Runner:
             raise Broken(Verdict.FAIL, f"steady state before: {'; '.join(waiting)}")
 
     async def _all(self, faults: Faults, hits: Sequence[Hit]) -> None:
-        workload, result = self._experiment.workload, self._result
-        async with AsyncClient(
-            self._backend.address,
-            deadline_s=self._seen.deadline_s,
-            exact=workload.exact,
-            retry=False,  # what is lost is to be seen
-            tls=self._tls,
-            token=self._token,
-        ) as client:
-            await self._backend.prepare(hits)
-            queries = await prepare_queries(client, self._model, workload, self._seed)
-            load = Load(client, self._model, workload, queries, self._seen, self._seed)
-            await self._phase("before", load.run)
+        result, system = self._result, self._system
+        await system.place.prepare(hits)
+        async with system.asked():
+            await self._phase("before", system.load)
             findings = self._judge("before")
             met = all(finding.met for finding in findings)
             result.before = Steady(met, (), tuple(findings), self._elapsed_s())
             if not met:
                 raise Broken(Verdict.FAIL, f"steady state before: {_first_missed(findings)}")
-            await self._phase(
-                "during", lambda phase, start: self._during(phase, start, load, faults)
-            )
+            await self._phase("during", lambda phase, start: self._during(phase, start, faults))
             await faults.end_all()
             self._judge("during")
             await self._recover()
-            await self._phase("after", load.run)
+            await self._phase("after", system.load)
         self._conclude()
 
     async def _phase(self, name: str, run: Callable[[str, float], Awaitable[None]]) -> None:
         begin_s = self._elapsed_s()
-        rate_hz = self._experiment.workload.rate_in(name)
-        self._note("phase", f"{name}: {rate_hz:g} requests/s")
+        self._note("phase", f"{name}: {self._system.rate_text(name)}")
         ticking = asyncio.create_task(self._watch(name))
         try:
             await run(name, self._start_s)
         finally:
             ticking.cancel()
             self._result.phases[name] = (begin_s, self._elapsed_s())
-        await self._count_quarantined(name)
+        await self._system.phase_over(name)
 
-    async def _count_quarantined(self, phase: str) -> None:
-        """Where a probe asks for it: a frontend that is away would keep us waiting."""
-        if any(probe.measure == QUARANTINED for probe in self._experiment.hypothesis):
-            with contextlib.suppress(Unavailable):  # not measured, so not met
-                out = await self._backend.quarantined(self._model)
-                self._seen.quarantined[phase] = len(out)
-
-    async def _during(self, phase: str, start_s: float, load: Load, faults: Faults) -> None:
+    async def _during(self, phase: str, start_s: float, faults: Faults) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 guarding = tasks.create_task(self._guard())
                 acting = tasks.create_task(faults.act())
-                await load.run(phase, start_s)
+                await self._system.load(phase, start_s)
                 await acting
                 guarding.cancel()
         except BaseExceptionGroup as group:
@@ -179,7 +151,7 @@ class Runner:
                 recent = [s for s in self._seen.of("during") if s.at_s + s.latency_s >= since_s]
                 if len(recent) < guard.samples_min:
                     continue
-                finding = judge_window(guard.probe, recent, self._seen.deadline_s)
+                finding = judge_window(guard.probe, recent, self._seen)
                 if not finding.met:
                     step = f"guard: {guard.probe.name}; found {finding.text}"
                     self._note("guard", step)
@@ -196,29 +168,22 @@ class Runner:
             raise Broken(Verdict.FAIL, step)
         self._seen.recovery_s = self._elapsed_s() - begin_s
         self._note("recovery", f"all ready {self._seen.recovery_s:.1f} s after the faults")
+        await self._system.recovered(self._result.notes)
+        for line in self._result.notes:
+            self._note("found", line)
 
     async def _until_ready(self, limit_s: float, *, after: bool = False) -> tuple[str, ...]:
-        """Wait for the steady state; what is still missing after `limit_s`. `after` the faults a
-        worker in quarantine is not missing: it stays out for longer than any experiment."""
+        """Wait for the steady state; what is still missing after `limit_s`."""
         end_s = self._elapsed_s() + limit_s
         before: tuple[str, ...] = ()
         while True:
-            waiting = tuple(await self._backend.waiting_for(self._model))
-            if waiting and after:
-                waiting = await self._besides_quarantined(waiting)
+            waiting = tuple(await self._system.waiting_for(after=after))
             if not waiting or self._elapsed_s() > end_s:
                 return waiting
             if waiting != before:
                 self._note("waiting", "; ".join(waiting))
             before = waiting
             await asyncio.sleep(READY_POLL_S)
-
-    async def _besides_quarantined(self, waiting: tuple[str, ...]) -> tuple[str, ...]:
-        try:
-            out = await self._backend.quarantined(self._model)
-        except Unavailable:  # the frontend itself is missing, as `waiting` says
-            return waiting
-        return tuple(line for line in waiting if line not in out)
 
     def _judge(self, phase: str) -> list[Finding]:
         """Judge what can be judged after `phase`."""
@@ -245,14 +210,7 @@ class Runner:
             await asyncio.sleep(LOAD_EVENT_S)
             recent = [s for s in self._seen.of(phase) if s.at_s + s.latency_s >= before_s]
             if recent:
-                p50, p99 = (measure(m, recent, self._seen.deadline_s) for m in ("p50Ms", "p99Ms"))
-                failed = sum(not s.ok for s in recent)
-                rescued = sum(s.source not in ("", "worker") for s in recent)
-                self._note(
-                    "load",
-                    f"{len(recent):4d} requests  p50 {p50 or 0:6.1f}  p99 {p99 or 0:6.1f} ms"
-                    f"  failed {failed}  rescued {rescued}",
-                )
+                self._note("load", self._system.line(recent))
 
     def _elapsed_s(self) -> float:
         return asyncio.get_running_loop().time() - self._start_s

@@ -11,6 +11,8 @@ from proa_chaos.experiment import PROTECTIONS, Choice, Expression, Selector
 
 ROLE, MODEL = "proa.dev/role", "proa.dev/model"
 PARITY_ROLE = "parity-worker"  # of the workers of a dedicated pool
+SHARD_ROLE = "shard"  # of a store: agent and server
+COORDINATOR_ROLE = "store-coordinator"
 SHOWN_MAX = 20  # targets that an error names
 
 

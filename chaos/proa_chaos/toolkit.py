@@ -23,7 +23,7 @@ from proa_chaos.journal import journal
 from proa_chaos.load import Load
 from proa_chaos.local.backend import LocalBackend
 from proa_chaos.local.command import run_local
-from proa_chaos.measures import Observations
+from proa_chaos.measures import ServingObservations
 from proa_chaos.options import Options
 from proa_chaos.plan import Hit
 from proa_chaos.queries import prepare_queries
@@ -35,10 +35,17 @@ TTL_S_MAX = 600.0
 
 
 def run_experiment(
-    file: str, run_dir: str = ".proa", model: str | None = None, seed: int = 0, force: bool = False
+    file: str,
+    run_dir: str | None = None,
+    model: str | None = None,
+    seed: int = 0,
+    force: bool = False,
 ) -> dict[str, Any]:
-    """Run an experiment file against `proa up`; its journal (the verdict: `chaosresult`)."""
-    options = Options(run_dir=Path(run_dir), model=model, seed=seed, force=force)
+    """Run an experiment file against `proa up` or `proa store up`; its journal (the verdict:
+    `chaosresult`)."""
+    options = Options(
+        run_dir=Path(run_dir) if run_dir else None, model=model, seed=seed, force=force
+    )
     return journal(asyncio.run(run_local(load_experiment(Path(file)), options)))
 
 
@@ -68,7 +75,7 @@ def measure(
     ca: PEM file, for a frontend with TLS. Errors: BadAnswer where there was nothing to measure.
     """
     workload = Workload(rate_hz=rate_hz, during_s=seconds, deadline_ms=deadline_ms)
-    seen = Observations(deadline_ms / 1000.0)
+    seen = ServingObservations(deadline_ms / 1000.0)
 
     async def ask() -> None:
         tls = Tls(ca=ca) if ca else None

@@ -28,6 +28,7 @@ from proa_chaos.experiment import Choice, Experiment, Fault, Parameters, Selecto
 from proa_chaos.file import load_experiment
 from proa_chaos.kubernetes.backend import KubernetesBackend
 from proa_chaos.kubernetes.doors import Doors
+from proa_chaos.kubernetes.faults import Ways
 from proa_chaos.kubernetes.mesh import Mesh
 from proa_chaos.kubernetes.nodes import Nodes
 from proa_chaos.kubernetes.pods import Pods
@@ -35,7 +36,7 @@ from proa_chaos.kubernetes.removal import Removal
 from proa_chaos.plan import plan
 from proa_chaos.selection import ROLE
 
-pytestmark = [pytest.mark.triton, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.alone, pytest.mark.triton, pytest.mark.timeout(400)]
 
 LIBRARY = Path(__file__).resolve().parents[2] / "chaos" / "experiments"
 WORKERS = 4
@@ -62,7 +63,7 @@ def library(pool: str) -> list[Any]:
     for path in sorted(LIBRARY.glob("*.yaml")):
         experiment = load_experiment(path)
         marks = [] if "quick" in experiment.tags else [pytest.mark.long]
-        if (experiment.pool or "shared") == pool:
+        if experiment.workload.store is None and (experiment.pool or "shared") == pool:
             found.append(pytest.param(path, id=path.stem, marks=marks))
     return found
 
@@ -207,11 +208,9 @@ async def test_the_backend_for_clusters_slows_a_real_worker_down(up: Up, tmp_pat
             kube.put(item)
         listed, nodes = Pods(connection, NAMESPACE, "r"), Nodes(connection, "e2e")
         address = read_run(up.run_dir).address
-        place = KubernetesBackend(
-            listed, Doors(None, None, None), address,
-            removal=Removal(listed, nodes), mesh=Mesh(connection, NAMESPACE, "e2e"),
-            prefix="e2e", seed=0,
-        )  # fmt: skip
+        mesh = Mesh(connection, NAMESPACE, "e2e")
+        ways = Ways(listed, Removal(listed, nodes), mesh, "e2e")
+        place = KubernetesBackend(ways, Doors(None, None, None), address, seed=0)
         try:
             await acts_and_ends(place)
         finally:

@@ -26,6 +26,7 @@ from proa.local.topology import Options
 from proa.rpc import connect
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.triton,
     pytest.mark.timeout(240),
     pytest.mark.asyncio(loop_scope="module"),

@@ -18,7 +18,7 @@ from fakes.eventually import eventually
 from proa.api.v1 import store_pb2, store_pb2_grpc
 from proa.cli.main import main
 from proa.embedding.store import ParityStore
-from proa.errors import DataLost, InvalidRequest, NotSupported
+from proa.errors import DataLost, InvalidRequest
 from proa.local.drill import DrillOptions, drill
 from proa.local.store import RunningStore, StoreOptions, embedded_store, server_name
 from proa.rpc import connect, peer_errors
@@ -26,6 +26,7 @@ from proa.store import snapshot
 from proa.store.client import StoreClient
 from proa.store.disk.commands import rows_key
 from proa.store.optimisers import SGD, RowWiseAdagrad
+from proa.store.places import Directory
 from proa.store.protocol.layout import Block
 from proa.store.protocol.records import pack
 from proa.store.tables import Table
@@ -85,7 +86,7 @@ async def save(store: RunningStore, destination: str) -> store_pb2.SnapshotProgr
 
 
 async def restore(client: StoreClient, directory: Path, **options: bool) -> int:
-    found = snapshot.Snapshot.read(directory)
+    found = snapshot.Snapshot.read(Directory(directory))
     progress = [one async for one in snapshot.restore(client, found, **options)]
     return progress[-1].written
 
@@ -179,7 +180,7 @@ async def test_a_snapshot_has_whole_steps(store: RunningStore, client: StoreClie
             await eventually(lambda seen=steps: steps > seen + 3)
             saved = tmp_path / f"s{turn}"
             await save(store, str(saved))
-            found = snapshot.Snapshot.read(saved)
+            found = snapshot.Snapshot.read(Directory(saved))
             files = next(files for one, files in found.tables if one == table)
             ids, rows = found.stored(table, files[0])
             counts = np.rint(table.weights(ids, rows) - start)
@@ -201,8 +202,8 @@ async def test_what_nothing_else_can_bring_back_comes_from_a_snapshot(
     assert (await save(store, f"file://{saved}")).done
     with pytest.raises(InvalidRequest, match="not empty"):
         await save(store, str(saved))
-    with pytest.raises(NotSupported, match="s3"):
-        await save(store, "s3://bucket/x")
+    with pytest.raises(InvalidRequest, match="wants a bucket and a folder"):
+        await save(store, "s3://bucket")
 
     for shard in (1, 2):
         store.supervisor.kill(server_name(shard))

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import parse_qs, unquote, urlsplit
 
 SIGNED = re.compile(
     r"AWS4-HMAC-SHA256 Credential=(?P<key>[^/]+)/\d{8}/(?P<region>[^/]+)/s3/aws4_request, "
     r"SignedHeaders=[a-z0-9;-]+, Signature=[0-9a-f]{64}"
 )
+S3 = "http://s3.amazonaws.com/doc/2006-03-01/"
 S3_ERROR = "<Error><Code>{code}</Code><Message>{message}</Message></Error>"
 
 
@@ -77,12 +79,54 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, owner.files[path], sent=len(owner.files[path]) // 2)
         elif order != 200:
             self._answer(int(order), b"")
+        elif "list-type=2" in self.path:
+            self._list(path)
         elif path.startswith("/moved"):
             self._answer(302, b"", Location=path.removeprefix("/moved"))
         elif path in owner.files:
             self._answer(200, owner.files[path])
         else:
             self._answer(404, S3_ERROR.format(code="NoSuchKey", message="not here").encode())
+
+    def _list(self, bucket: str) -> None:
+        """Of a bucket that has something: names that begin with the prefix asked for."""
+        owner = self.server_of
+        prefix = parse_qs(urlsplit(self.path).query).get("prefix", [""])[0]
+        names = [name.removeprefix(f"{bucket}/") for name in sorted(owner.files)]
+        found = "".join(
+            f"<Contents><Key>{name}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+            f'<ETag>"x"</ETag><Size>1</Size></Contents>'
+            for name in names
+            if name.startswith(prefix)
+        )
+        head = f"<Name>{bucket[1:]}</Name><IsTruncated>false</IsTruncated>"
+        body = f'<ListBucketResult xmlns="{S3}">{head}{found}'
+        self._answer(200, f"{body}</ListBucketResult>".encode())
+
+    def do_HEAD(self) -> None:
+        there = self.path in self.server_of.files
+        moment = "Thu, 01 Jan 2026 00:00:00 GMT"
+        self._answer(200 if there else 404, b"", ETag='"x"', **{"Last-Modified": moment})
+
+    def do_PUT(self) -> None:
+        owner = self.server_of
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        order = owner.script.popleft() if owner.script else 200
+        if order != 200:
+            self._answer(int(order), S3_ERROR.format(code="Trouble", message="no").encode())
+            return
+        if source := self.headers.get("x-amz-copy-source"):
+            owner.files[self.path] = owner.files[f"/{unquote(source).lstrip('/')}"]
+            moment = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+            result = f'<CopyObjectResult xmlns="{S3}"><ETag>"x"</ETag>{moment}</CopyObjectResult>'
+            self._answer(200, result.encode(), ETag='"x"')
+        else:
+            owner.files[self.path] = body
+            self._answer(200, b"", ETag='"x"')
+
+    def do_DELETE(self) -> None:
+        self.server_of.files.pop(self.path, None)
+        self._answer(204, b"")
 
     def _signed(self, key: str) -> bool:
         found = SIGNED.fullmatch(self.headers.get("Authorization", ""))

@@ -11,6 +11,7 @@ from helm.chart import environment, problems
 from helm.release import Document, of_kind, render
 
 ONE: dict[str, Any] = {"name": "one", "file": "kind: ChaosExperiment\n", "seed": 7, "force": True}
+TRAINING = {"name": "two", "file": "spec: {workload: {store: {rows: 9}}}"}
 ENABLED = {"chaos": {"enabled": True, "experiments": [ONE]}}
 LOCKED = {
     "tls": {"enabled": True, "clientAuth": True},
@@ -119,6 +120,7 @@ def test_frontends_take_faults_only_behind_tokens() -> None:
         ({**LOCKED, "chaos": ENABLED["chaos"]}, "chaos.token.existingSecret"),
         ({"chaos": {"enabled": True, "experiments": [ONE, ONE]}}, "stands there twice"),
         ({"chaos": {"enabled": True, "experiments": [{"name": "one"}]}}, "file"),
+        ({"chaos": {"enabled": True, "experiments": [TRAINING]}}, "takes store.enabled=true"),
         ({"chaos": {"enabled": True, "experiments": [{**ONE, "name": "One"}]}}, "name"),
     ],
 )

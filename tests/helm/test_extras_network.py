@@ -53,6 +53,11 @@ CHAOS = {
     ("chaos", "worker", 8001),
     ("chaos", "parity-worker", 8001),
 }
+CHAOS_STORE = {
+    ("chaos", "store", 8020),
+    ("chaos", "store", 6379),
+    ("chaos", "coordinator", 8021),
+}
 
 
 def pods(objects: list[Document]) -> dict[str, dict[str, str]]:

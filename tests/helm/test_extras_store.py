@@ -8,11 +8,12 @@ from typing import Any
 import helm_python
 import pytest
 
-from helm.chart import CHART, ROOT, environment, one, over, pods
+from helm.chart import CHART, ROOT, environment, one, over, pods, problems
 from helm.release import of_kind, render, selects
-from helm.test_extras_network import MODELS, STORE, edges, wanted_by_all
+from helm.test_extras_network import CHAOS_STORE, MODELS, STORE, edges, wanted_by_all
 from proa.store.settings import AgentSettings, CoordinatorSettings
 
+NEAR = ("clientsFrom", "storeClientsFrom")
 ON: dict[str, Any] = {
     "store": {"enabled": True, "image": "valkey", "auth": {"existingSecret": "users"}}
 }
@@ -125,6 +126,66 @@ def test_the_store_s_edges() -> None:
     assert ours == STORE
     trainers = {e for e in edges(objects, "Ingress") if e[0] == "{'namespaceSelector': {}}"}
     assert {e[1:] for e in trainers} >= {("store", 8020), ("store", 6379), ("coordinator", 8021)}
+
+
+def test_snapshots_may_go_to_buckets() -> None:
+    s3 = {
+        "enabled": True,
+        "endpoint": "https://s3.example",
+        "region": "r",
+        "existingSecret": "keys",
+    }
+    objects = render(over(ON, {"store": {"snapshots": {"s3": s3}}}))
+    pod = one(objects, "Deployment", "demo-proa-coordinator")["spec"]["template"]["spec"]
+    env = environment(pod["containers"][0])
+    assert env["PROA_STORE_S3_ENDPOINT"] == "https://s3.example"
+    assert env["PROA_STORE_S3_REGION"] == "r"
+    keys = {e["name"] for e in pod["containers"][0]["env"] if e["name"].startswith("AWS_")}
+    assert keys == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+    policy = one(objects, "NetworkPolicy", "demo-proa-coordinator")
+    assert [port["port"] for port in policy["spec"]["egress"][-1]["ports"]] == [443, 80]
+    assert [problem for document in objects for problem in problems(document)] == []
+    assert "S3" not in str(one(render(ON), "Deployment", "demo-proa-coordinator"))
+
+
+def test_experiments_reach_the_store_and_its_shards_take_faults() -> None:
+    chaos = {"chaos": {"enabled": True, "experiments": [{"name": "one", "file": "x"}]}}
+    near = {"networkPolicy": {key: [{"namespaceSelector": {}}] for key in NEAR}}
+    objects = render(over(ON, over(chaos, {**near, "tls": {"enabled": True}})))
+    ours = {e for e in wanted_by_all(objects) if {"store", "coordinator"} & set(e)}
+    assert ours == STORE | CHAOS_STORE
+    server, agent = one(objects, "StatefulSet", "demo-proa-store")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert environment(server)["FAULTS"] == "yes"
+    assert environment(agent)["PROA_STORE_FAULTS"] == "true"
+    pod = one(objects, "Job", "demo-proa-chaos-one")["spec"]["template"]["spec"]
+    env = environment(pod["containers"][0])
+    assert env["PROA_CHAOS_STORE"] == "demo-proa-coordinator.prod.svc:8021"
+    (users,) = [v["secret"] for v in pod["volumes"] if v["name"] == "users"]
+    assert (users["secretName"], users["items"]) == ("users", [{"key": "reader", "path": "reader"}])
+    assert [problem for document in objects for problem in problems(document)] == []
+
+
+def test_without_chaos_nobody_takes_faults() -> None:
+    server, agent = shards({})["template"]["spec"]["containers"]
+    assert environment(server)["FAULTS"] == "no"
+    assert "PROA_STORE_FAULTS" not in environment(agent)
+    chaos = {"enabled": True, "experiments": [{"name": "one", "file": "x"}]}
+    job = one(render({"chaos": chaos}), "Job", "demo-proa-chaos-one")["spec"]["template"]["spec"]
+    assert "PROA_CHAOS_STORE" not in environment(job["containers"][0])
+    assert "users" not in {volume["name"] for volume in job["volumes"]}
+
+
+def test_pods_say_their_role_in_experiments() -> None:
+    objects = render(ON)
+    for kind, name, role in (
+        ("StatefulSet", "demo-proa-store", "shard"),
+        ("Deployment", "demo-proa-coordinator", "store-coordinator"),
+    ):
+        spec = one(objects, kind, name)["spec"]
+        assert spec["template"]["metadata"]["labels"]["proa.dev/role"] == role
+        assert "proa.dev/role" not in spec["selector"]["matchLabels"]
 
 
 def test_certificates_are_for_the_store_and_for_every_door() -> None:

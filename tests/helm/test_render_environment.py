@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -122,16 +122,17 @@ def test_every_setting_can_be_set_and_becomes_its_variable(
 
 def samples(cls: type[Any], offered: dict[str, str]) -> Values:
     """A lawful value for each setting."""
-    known = {one.env: one for one in settings_of(cls).values()}
+    known = {one.env: (field, one) for field, one in settings_of(cls).items()}
+    kinds = get_type_hints(cls)
     found: Values = {}
     for name, env in offered.items():
-        one = known[env]
+        field, one = known[env]
         if one.choices:
             found[name] = one.choices[0]
         elif one.minimum is not None:
             found[name] = one.minimum if isinstance(one.minimum, int) else float(one.minimum)
         else:
-            found[name] = False
+            found[name] = False if kinds[field] is bool else "text"
     return found
 
 

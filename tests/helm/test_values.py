@@ -162,6 +162,7 @@ OTHERS: dict[str, Any] = {
     "coordinator.settings": {"graceS": 7},
     "prometheusFrom": [],
     "experiments": [{"name": "one", "file": "x"}],
+    "s3.endpoint": "http://other.example",
     "tracing.endpoint": "http://other.example:4318",
     "workerEndpoint": "http://other.example:4318",
     "sample": 0.5,
@@ -173,6 +174,7 @@ STORE: Values = {
         "image": "registry.example/valkey:8.1",
         "auth": {"existingSecret": "users"},
         "persistence": {"enabled": True},
+        "snapshots": {"s3": {"enabled": True}},
     }
 }
 # What a value may need beside it to show.

@@ -21,6 +21,7 @@ from proa_chaos.experiment import Choice, Experiment, Fault, Parameters, Probe, 
 from proa_chaos.inband import InBand
 from proa_chaos.kubernetes.backend import KubernetesBackend
 from proa_chaos.kubernetes.doors import Doors
+from proa_chaos.kubernetes.faults import Ways
 from proa_chaos.kubernetes.main import run_in_cluster
 from proa_chaos.kubernetes.mesh import Mesh
 from proa_chaos.kubernetes.nodes import Nodes
@@ -209,11 +210,9 @@ async def test_a_release_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 async def backend(there: Release, connection: Connection, **more: Any) -> KubernetesBackend:
     pods, doors = Pods(connection, "models", "r"), Doors(None, None, None)
-    found = KubernetesBackend(
-        pods, doors, there.served.address,
-        removal=Removal(pods, Nodes(connection, "chaos-1")),
-        mesh=Mesh(connection, "models", "chaos-1"), prefix="chaos-1", seed=0, **more,
-    )  # fmt: skip
+    mesh = Mesh(connection, "models", "chaos-1")
+    ways = Ways(pods, Removal(pods, Nodes(connection, "chaos-1")), mesh, "chaos-1")
+    found = KubernetesBackend(ways, doors, there.served.address, seed=0, **more)
 
     async def ready() -> bool:
         return not await found.waiting_for("digits")

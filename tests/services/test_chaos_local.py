@@ -50,7 +50,7 @@ def state(pid: int) -> str:
 
 
 def order(victim) -> dict[str, object]:
-    return {"deed": "stop", "pid": victim.pid, "ticks": start_ticks(victim.pid)}
+    return {"deed": "stop", "processes": [(victim.pid, start_ticks(victim.pid))]}
 
 
 def children(pid: int) -> list[int]:
@@ -89,7 +89,7 @@ async def test_an_unused_helper_does_nothing(victim):
 
 
 async def test_another_process_of_the_same_number_is_left_alone(victim):
-    helper = await Helper.start(order(victim) | {"ticks": 1})
+    helper = await Helper.start(order(victim) | {"processes": [(victim.pid, 1)]})
     await helper.go(600)
     assert state(victim.pid) != "T"
     await helper.end()

@@ -19,8 +19,8 @@ from proa_chaos.experiment import Choice, Experiment, Fault, Guard, Probe, Selec
 from proa_chaos.journal import journal
 from proa_chaos.report import page, write_report
 from proa_chaos.result import Verdict
-from proa_chaos.runner import Runner
 from proa_chaos.selection import ROLE, Target
+from proa_chaos.serving import serving_runner
 
 WORKERS = [Target(f"worker-{i}", f"worker-{i}", labels={ROLE: "worker"}) for i in range(4)]
 NO_FAILURE = Probe("failed", "all", at_most=0.0)
@@ -117,7 +117,7 @@ def trial(*probes, action="error", mode="one", guards=(), **workload):
 
 
 async def run(place, experiment, **options):
-    return await Runner(experiment, place, "double", **options).run()
+    return await serving_runner(experiment, place, "double", **options).run()
 
 
 async def test_a_hypothesis_that_holds_passes(place, tmp_path):

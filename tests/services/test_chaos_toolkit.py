@@ -24,7 +24,7 @@ from proa_chaos.hypothesis import Finding
 from proa_chaos.inband import InBand
 from proa_chaos.journal import journal
 from proa_chaos.local.backend import LocalBackend
-from proa_chaos.measures import Observations
+from proa_chaos.measures import ServingObservations
 from proa_chaos.plan import Hit
 from proa_chaos.result import Done, Result, Steady
 from proa_chaos.selection import ROLE, Target
@@ -93,7 +93,7 @@ def own_journal() -> dict[str, Any]:
     probe = Probe("failed", at_most=0.0)
     fault = Fault("s", "slow", Choice())
     experiment = Experiment("one", "t", "d", (probe,), (fault,))
-    result = Result(experiment, "digits", 0, "local", Observations(1.0), 0.0)
+    result = Result(experiment, "model digits", 0, "local", ServingObservations(1.0), 0.0)
     result.done.append(Done(Hit("0", fault, Target("w0", "w0"), 0.0, 1.0), 0.0, 1.0))
     result.before = Steady(True, (), (Finding(probe, 0.0, met=True, text="0"),), 0.0)
     return journal(result)

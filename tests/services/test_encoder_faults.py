@@ -140,6 +140,54 @@ async def test_a_bad_fault_is_refused(table, bad, error, message):
     assert not table.reply().active
 
 
+class Actor:
+    kinds = frozenset({faults_pb2.BITFLIP})
+
+    def __init__(self):
+        self.seen = []
+        self.error = None
+
+    async def begin(self, fault):
+        await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        self.seen.append(("begin", fault.id, fault.bits))
+
+    def ended(self, fault):
+        self.seen.append(("end", fault.id, fault.bits))
+
+
+async def test_an_actor_acts_out_each_of_its_faults_once():
+    actor = Actor()
+    table = FaultTable(actor)
+    one = fault(faults_pb2.BITFLIP, bits=1)
+    await asyncio.gather(*(table.begin(one) for _ in range(3)))
+    assert actor.seen == [("begin", "a", 1)]
+    await table.begin(fault(faults_pb2.BITFLIP, bits=2))  # another one of that id
+    table.clear()
+    assert actor.seen[1:] == [("begin", "a", 2), ("end", "a", 1), ("end", "a", 2)]
+    await table.begin(fault(faults_pb2.BITFLIP, ttl_ms=20))
+    await eventually(lambda: actor.seen[-1] == ("end", "a", 0))
+    await table.begin(fault(faults_pb2.ERROR))
+    assert len(actor.seen) == 6
+    with pytest.raises(Unavailable):
+        await table.act("Decode")
+    table.clear()
+
+
+async def test_what_an_actor_refuses_is_not_active():
+    actor = Actor()
+    actor.error = Overloaded("enough")
+    table = FaultTable(actor)
+    with pytest.raises(Overloaded, match="enough"):
+        await table.begin(fault(faults_pb2.BITFLIP))
+    with pytest.raises(InvalidRequest, match="ttl_ms is 0"):
+        await table.begin(fault(faults_pb2.BITFLIP, ttl_ms=0))
+    with pytest.raises(NotSupported, match="STALE_DISK acts on agents"):
+        await table.begin(fault(faults_pb2.STALE_DISK))
+    assert (actor.seen, len(table.reply().active)) == ([], 0)
+
+
 async def test_the_interceptor_leaves_other_services_alone(table):
     interceptor = FaultInterceptor(table, "proa.api.v1.Encoder")
 

@@ -252,6 +252,7 @@ async def test_commits_are_merged_but_fail_one_by_one(valkey: Valkey, disk: Redi
     meta = st.StripeMeta(1, {0: st.Applied(1, 1, joined=True)})
     add = st.StripeWrite(CODED.stripe, meta, rows(4), data(1, 3), 0)
     assert await disk.commit((add,)) is None
+    await disk.image(LAYOUT)  # else it knows what it wrote
     valkey.client().hset(cm.rows_key(CODED), (4).to_bytes(4, "little"), b"rot")
     events = await disk.perform(
         [
@@ -267,6 +268,43 @@ async def test_commits_are_merged_but_fail_one_by_one(valkey: Valkey, disk: Redi
     assert events[1] == ac.CommitFailed(2, bad)
     assert events[3] == ac.CommitFailed(4, bad)
     assert (await disk.image(LAYOUT)).stamp == 9
+
+
+def test_rows_that_were_just_written_are_not_read_again(valkey: Valkey):
+    """Not even where they rotted since: the change is written over that."""
+    link, disk = SyncLink(valkey), ShardDisk(0, 1)
+    link.run(disk.image(LAYOUT))
+    meta = st.StripeMeta(1, {0: st.Applied(1, 1, joined=True)})
+    first, second, whole = data(1, 3), data(2, 4), np.arange(3, 5)
+    assert link.run(disk.commit((st.StripeWrite(CODED.stripe, meta, rows(4), first, 0),))) is None
+    valkey.client().hset(cm.rows_key(CODED), (4).to_bytes(4, "little"), b"rot")
+    link.commands, link.exchanges = [], 0
+    both = st.StripeWrite(CODED.stripe, meta, rows(3, 4), second, 0)
+    assert link.run(disk.commit((both,))) is None
+    assert link.commands[0] == cm.get_rows(CODED, rows(3))  # the other one had to be
+    assert link.run(disk.commit((both,))) is None
+    assert [command[0] for command in link.commands].count("HMGET") == 1
+    found, missing = link.run(disk.fetch({CODED: whole}))[CODED]
+    assert not missing
+    assert np.array_equal(found, np.vstack((data(1, 0), first)))
+    assert link.run(disk.commit((st.StripeWrite(CODED.stripe, meta, reset=True),))) is None
+    assert link.run(disk.commit((both,))) is None
+    assert np.array_equal(link.run(disk.fetch({CODED: whole}))[CODED][0], second)
+    link.close()
+
+
+async def test_a_write_of_which_nothing_is_known_leaves_nothing_to_build_upon(
+    valkey: Valkey, disk: RedisDisk
+):
+    meta = st.StripeMeta(1, {0: st.Applied(1, 1, joined=True)})
+    add = st.StripeWrite(CODED.stripe, meta, rows(4), data(1, 3), 0)
+    assert await disk.commit((add,)) is None
+    state = disk._disk.state
+    assert state.kept.bytes > 0
+    valkey.client().client_kill_filter(_type="normal", skipme=True)
+    with pytest.raises(ShardUnavailable):
+        await disk.commit((add,))
+    assert state.kept.bytes == 0
 
 
 # --- what is refused

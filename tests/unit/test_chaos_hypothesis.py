@@ -6,7 +6,7 @@ import pytest
 
 from proa_chaos.experiment import Experiment, Probe
 from proa_chaos.hypothesis import judge, judge_window, probes_of
-from proa_chaos.measures import Observations, Sample
+from proa_chaos.measures import Sample, ServingObservations
 
 
 def observed():
@@ -25,7 +25,7 @@ def observed():
         Sample("during", 1.6, 1.5, status="DEADLINE_EXCEEDED"),
         Sample("during", 1.7, 1.5, status="DEADLINE_EXCEEDED"),
     ]
-    return Observations(2.0, [*before, *during], 4.0, {"before": 0, "during": 2})
+    return ServingObservations(2.0, [*before, *during], 4.0, {"before": 0, "during": 2})
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_probes(probe, met, text):
 def test_a_guard_looks_at_its_window_alone():
     probe = Probe("failedPercent", at_most=40.0)
     during = observed().of("during")
-    assert judge_window(probe, during, 2.0).met
-    assert not judge_window(probe, during[4:], 2.0).met
+    assert judge_window(probe, during, observed()).met
+    assert not judge_window(probe, during[4:], observed()).met
 
 
 def test_a_probe_is_judged_when_the_last_phase_it_needs_is_over():

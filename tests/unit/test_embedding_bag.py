@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,34 @@ import pytest
 import torch
 from torch import nn
 
-from proa.embedding import ParityEmbeddingBag, PrefetchIter
+from proa.embedding import ParityEmbeddingBag, PrefetchIter, pull_ahead
 from proa.errors import InvalidRequest, NotSupported
 
 ROWS, DIM, LR = 23, 5, 0.1
 
 
+class MemoryStore:
+    """Counts what is pulled together."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, MemoryTable] = {}
+        self.together: list[list[str]] = []
+
+    def begin_pull(self, asked: Mapping[str, np.ndarray]) -> Future[dict[str, np.ndarray]]:
+        self.together.append(list(asked))
+        found: Future[dict[str, np.ndarray]] = Future()
+        found.set_result({name: self.tables[name].pull(ids) for name, ids in asked.items()})
+        return found
+
+
 class MemoryTable:
     """A table of this process, with plain SGD."""
 
-    name, rows, dim = "t", ROWS, DIM
+    rows, dim = ROWS, DIM
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "t", store: MemoryStore | None = None) -> None:
+        self.name, self.store = name, store or MemoryStore()
+        self.store.tables[name] = self
         self.weight = np.random.default_rng(3).normal(size=(ROWS, DIM)).astype(np.float32)
         self.pulled: list[list[int]] = []
         self.pushed: list[list[int]] = []
@@ -195,3 +212,19 @@ def test_prefetching_changes_no_result() -> None:
     # Rows that the step before changed were pulled a second time, and no others.
     assert len(ahead.pulled) > len(plain.pulled)
     assert sum(map(len, ahead.pulled)) < 2 * sum(map(len, plain.pulled))
+
+
+def test_tables_of_a_store_are_pulled_together() -> None:
+    """Two bags of one table are two questions; a batch without ids is none."""
+    one, other = MemoryStore(), MemoryStore()
+    tables = [MemoryTable(n, s) for n, s in (("a", one), ("b", one), ("c", other), ("d", one))]
+    bags = [ParityEmbeddingBag(table, mode="sum") for table in (*tables, tables[0])]
+    ids = [torch.tensor([[i, i + 1]]) for i in range(5)]
+    ids[3] = torch.empty(0, 2, dtype=torch.int64)
+    pull_ahead(zip(bags, ids, strict=True))
+    assert one.together == [["a", "b"], ["a"]]
+    assert other.together == [["c"]]
+    for bag, some in zip(bags, ids, strict=True):
+        rows = torch.from_numpy(bag.table.weight[some.numpy()])  # type: ignore[attr-defined]
+        torch.testing.assert_close(bag(some), rows.sum(1))
+    assert [len(table.pulled) for table in tables] == [2, 1, 1, 0]  # and nothing was pulled again

@@ -144,7 +144,7 @@ def test_refusals_are_not_tried_again(server: FileServer, tmp_path: Path) -> Non
     with pytest.raises(UnknownModel, match=r"/absent: HTTP 404"):
         fetch(settings(server.url("/absent?signature=secret"), tmp_path / "x"), {})
     server.script = deque([403])
-    with pytest.raises(EnvironmentLacks, match="the credentials are missing or may not read it"):
+    with pytest.raises(EnvironmentLacks, match="the credentials are missing or not enough"):
         fetch(settings(server.url("/models/digits.tgz"), tmp_path / "x"), {})
     assert len(server.seen) == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as some
 from fakes.store_books import russian_peasant
 from proa.errors import TooManyErasures
 from proa.store import gf256
+from proa.store.isal import Isal, load
 
 number = some.integers(0, 255)
 
@@ -26,6 +28,49 @@ def test_the_table_is_the_slow_product():
     slow = [[russian_peasant(a, b) for b in range(256)] for a in range(256)]
     assert gf256.TABLE.tolist() == slow
     assert not gf256.TABLE.flags.writeable
+
+
+@pytest.fixture
+def isal() -> Isal:
+    found = load()
+    if found is None:
+        pytest.skip("this machine has no ISA-L (Debian: libisal2)")
+    return found
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 31, 33, 63, 100, 4096, 70_001])
+def test_isal_gives_the_bytes_of_the_table(isal: Isal, size: int):
+    data = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
+    for factor in (0, 1, 2, 29, 128, 255):
+        wanted = gf256.by_table(factor, data)
+        assert isal.scaled(factor, data).tobytes() == wanted.tobytes()
+        assert gf256.scaled(factor, data).tobytes() == wanted.tobytes()
+    assert gf256.checked(load) is not None
+
+
+def test_isal_takes_what_is_not_contiguous(isal: Isal):
+    data = np.random.default_rng(0).integers(0, 256, (300, 300), dtype=np.uint8)[::2, 1::3]
+    assert np.array_equal(isal.scaled(77, data), gf256.by_table(77, data))
+
+
+def test_where_isal_is_not_the_table_does_it(monkeypatch: pytest.MonkeyPatch):
+    def not_here(name: str) -> ctypes.CDLL:
+        raise OSError(name)
+
+    assert load(not_here) is None
+    assert load(lambda _name: ctypes.CDLL(None)) is None  # a library without these functions
+    monkeypatch.setattr(gf256, "load", lambda: None)
+    data = np.random.default_rng(1).integers(0, 256, 10_000, dtype=np.uint8)
+    assert np.array_equal(gf256.scaled(29, data), gf256.TABLE[29][data])
+
+
+def test_a_library_with_other_products_is_not_used(caplog: pytest.LogCaptureFixture):
+    class Wrong:
+        def scaled(self, factor: int, data: gf256.Bytes) -> gf256.Bytes:
+            return gf256.by_table(factor, data) ^ np.uint8(factor == 200)
+
+    assert gf256.checked(Wrong) is None  # type: ignore[arg-type]
+    assert "wrong" in caplog.text
 
 
 def test_p_and_q_of_known_data():

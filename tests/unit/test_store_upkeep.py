@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes.file_server import FileServer
 from fakes.store_faults import Mix
 from fakes.store_world import World
-from proa.errors import InvalidRequest, NotSupported
+from proa.api.v1 import store_pb2
+from proa.errors import InvalidRequest, SettingsError, Unavailable
 from proa.store import snapshot
+from proa.store.agent import Stuck
 from proa.store.hold import Hold
 from proa.store.optimisers import LazyAdam, RowWiseAdagrad
+from proa.store.places import Directory, place_of
 from proa.store.protocol import messages as ms
 from proa.store.protocol.actions import Paced, Received
 from proa.store.protocol.audit import compare
@@ -23,7 +28,7 @@ from proa.store.protocol.pace import Pace
 from proa.store.protocol.rowset import NO_ROWS, RowSet
 from proa.store.protocol.storage import StripeView
 from proa.store.tables import Catalogue, Table
-from proa.store.upkeep import directory_of
+from proa.store.upkeep import decoded_since
 
 SETS = st.frozensets(st.integers(0, 1100), max_size=20)
 CALM = Mix(strikes=0, pushes=0, reads=0, lossy=0, doubled=0, slow=0, steps=(), tables=0)
@@ -246,13 +251,14 @@ async def test_a_snapshot_is_whole_or_none(tmp_path: Path, monkeypatch: pytest.M
     source, target = Memory(table), Memory(table)
     source.rows[70:140] = np.random.default_rng(0).integers(0, 256, (70, table.width))
     target.rows[10:90] = 1
-    snapshot.new_directory(tmp_path / "s")
-    progress = [one async for one in snapshot.write(source, [table], "name", tmp_path / "s")]
+    place = Directory(tmp_path / "s")
+    place.claim()
+    progress = [one async for one in snapshot.write(source, [table], "name", place)]
     assert (progress[-1].rows, progress[-1].written) == (150, 70)
     with pytest.raises(InvalidRequest, match="not a whole snapshot"):
-        snapshot.Snapshot.read(tmp_path / "s")
-    snapshot.seal(tmp_path / "s")
-    found = snapshot.Snapshot.read(tmp_path / "s")
+        snapshot.Snapshot.read(place)
+    snapshot.seal(place)
+    found = snapshot.Snapshot.read(place)
     assert found.store == "name"
     assert [len(files) for _, files in found.tables] == [2]  # the first 64 rows were never pushed
     progress = [one async for one in snapshot.restore(target, found)]
@@ -265,14 +271,73 @@ async def test_a_snapshot_is_whole_or_none(tmp_path: Path, monkeypatch: pytest.M
         found.stored(table, part)
     (tmp_path / "s" / snapshot.MANIFEST).write_text('{"format": 2}')
     with pytest.raises(InvalidRequest, match="format 2"):
-        snapshot.Snapshot.read(tmp_path / "s")
+        snapshot.Snapshot.read(place)
+
+
+async def test_a_snapshot_in_a_bucket_is_the_same(tmp_path: Path):
+    table = Table("t", 150, 3, RowWiseAdagrad(0.1))
+    source, target = Memory(table), Memory(table)
+    source.rows[70:140] = np.random.default_rng(0).integers(0, 256, (70, table.width))
+    with FileServer({}) as server:
+        place = place_of("s3://bucket/snap/1", {}, f"http://{server.address}", "us-east-1")
+        place.claim()
+        written = [one async for one in snapshot.write(source, [table], "name", place)]
+        with pytest.raises(InvalidRequest, match=r"s3://bucket/snap/1/.*NoSuchKey.*not a whole"):
+            snapshot.Snapshot.read(place)
+        snapshot.seal(place)
+        assert sorted(server.files) == [
+            "/bucket/snap/1/0000-00000000.npz",
+            "/bucket/snap/1/snapshot.json",
+        ]
+        with pytest.raises(InvalidRequest, match="s3://bucket/snap/1 is not empty"):
+            place.claim()
+        place_of("s3://bucket/snap/2", {}, f"http://{server.address}", "us-east-1").claim()
+        found = snapshot.Snapshot.read(place)
+        assert [one async for one in snapshot.restore(target, found)][-1].written == 70
+        server.script = deque([503])
+        with pytest.raises(Unavailable, match="s3://bucket/snap/1: HTTP 503"):
+            place.put("x", b"x")
+    assert written[-1].written == 70
+    assert (target.rows == source.rows).all()
+    with pytest.raises(SettingsError, match="PROA_STORE_S3_ENDPOINT='ftp://x'"):
+        place_of("s3://bucket/x", {}, "ftp://x")
 
 
 @pytest.mark.parametrize(
     ("text", "error"),
-    [("s3://b/x", NotSupported), ("x/y", InvalidRequest), ("ftp://a/b", InvalidRequest)],
+    [
+        ("x/y", InvalidRequest),
+        ("ftp://a/b", InvalidRequest),
+        ("s3://bucket", InvalidRequest),
+        ("s3:///folder", InvalidRequest),
+    ],
 )
 def test_where_snapshots_go(text: str, error: type[Exception]):
-    assert directory_of("file:///a%20b/c") == Path("/a b/c")
+    assert place_of("file:///a%20b/c", {}) == Directory(Path("/a b/c"))
     with pytest.raises(error, match=text):
-        directory_of(text)
+        place_of(text, {})
+
+
+def test_an_agent_waits_for_parity_only_as_long_as_there_is_less_and_less_to_collect():
+    clock = [0.0]
+    stuck = Stuck(lambda: clock[-1])
+    for now, count in ((0.0, 9), (29.0, 8), (58.0, 8), (70.0, 0), (100.5, 8), (130.0, 8)):
+        clock.append(now)
+        assert not stuck.told(count)
+    clock.append(131.0)
+    assert stuck.told(8)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rows"),
+    [((5, 3), (9, 4), 4), ((5, 3), (2, 0), 2), ((5, 3), (5, 1), 5), ((5, 3), (5, 3), 0)],
+    ids=["more", "started again", "as many as before it died", "nothing"],
+)
+def test_rows_decoded_are_counted_over_lives(
+    before: tuple[int, int], after: tuple[int, int], rows: int
+):
+    first, second = (
+        store_pb2.ShardReport(rows_decoded=decoded, pushes=pushes)
+        for decoded, pushes in (before, after)
+    )
+    assert decoded_since(first, second) == rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,53 +9,44 @@ from proa.api.v1 import frontend_pb2
 from proa.errors import NotSupported, ProaError, Unavailable
 from proa_chaos.blast import Pool, worker_pool
 from proa_chaos.experiment import PROTECTIONS
-from proa_chaos.inband import InBand, acting, check
+from proa_chaos.inband import InBand
 from proa_chaos.kubernetes.doors import Doors
-from proa_chaos.kubernetes.mesh import Mesh, by_mesh
-from proa_chaos.kubernetes.pods import Pod, Pods
-from proa_chaos.kubernetes.removal import Removal
+from proa_chaos.kubernetes.faults import PodFaults, Ways
+from proa_chaos.kubernetes.pods import Pod
 from proa_chaos.plan import Hit
 from proa_chaos.selection import MODEL, ROLE, Target
 from proa_chaos.workers import in_quarantine, not_up, protection_of
 
 WORKER_ROLES = ("worker", "parity-worker")
-REMOVALS = ("kill", "drain")
 OTHER_ROLES = {"encoder": 0, "decoder": 0, "frontend": 1}  # and how many must stay ready
 
 
 class KubernetesBackend:
-    """`address`: the frontend's Service. `prefix`: of the ids of this
-    run's faults. `parallel`: although faults of others are in force.
-    `code`: k and r of the model, for the guard."""
+    """`address`: the frontend's Service. `ways`: to pods of the roles of serving. `parallel`: see
+    `PodFaults`. `code`: k and r of the model, for the guard."""
 
     name = "kubernetes"
 
     def __init__(
         self,
-        pods: Pods,
+        ways: Ways,
         doors: Doors,
         address: str,
         *,
-        removal: Removal,
-        mesh: Mesh,
-        prefix: str,
         seed: int,
         token: str | None = None,
         parallel: bool = False,
     ) -> None:
         self.address = address
-        self._pods = pods
-        self._doors = doors
-        self._removal = removal
-        self._mesh = mesh
-        self._in_band = InBand(doors, prefix, seed, token=token)
+        self._pods, self._doors = ways.pods, doors
+        self._in_band = InBand(doors, ways.prefix, seed, token=token)
+        self._faults = PodFaults(
+            ways, self._in_band, parallel=parallel, check_known=self._check_known
+        )
         self.code = (1, 1)
-        self._prefix = prefix
-        self._parallel = parallel
         self._by_name: dict[str, Pod] = {}
         self._least: Counter[tuple[str, str]] = Counter()
         self._strange: set[str] = set()
-        self._covered: set[str] = set()
         self._frontends: list[Target] = []
 
     async def models(self) -> tuple[str, ...]:
@@ -118,36 +108,7 @@ class KubernetesBackend:
         return in_quarantine(await self._status(model))
 
     async def prepare(self, hits: Sequence[Hit]) -> None:
-        await self._mesh.check([hit for hit in hits if by_mesh(hit.fault)])
-        hits = [hit for hit in hits if not by_mesh(hit.fault)]
-        removed = [hit for hit in hits if hit.fault.action in REMOVALS]
-        self._cover([hit for hit in removed if hit.fault.action == "drain"])
-        await self._removal.check(removed)
-        in_band = [hit for hit in hits if hit.fault.action not in REMOVALS]
-        for hit in in_band:
-            if hit.fault.parameters.how == "process":
-                raise NotSupported(f"{hit.text}: a pod cannot be frozen; calls can (how: calls)")
-            check(hit)
-            self._check_known(hit)
-        targets = list({acting(hit) for hit in in_band})
-        for target, active in zip(
-            targets, await asyncio.gather(*map(self._in_band.active, targets)), strict=True
-        ):
-            others = [one.id for one in active if not one.id.startswith(self._prefix)]
-            if others and not self._parallel:
-                raise Unavailable(
-                    f"{target.name} is under faults of another run: {', '.join(others)}; they end"
-                    " by themselves, wait for that"
-                )
-
-    def _cover(self, drains: Sequence[Hit]) -> None:
-        """The first hit of a node drains it; the others are of pods that leave with it."""
-        seen = set()
-        for hit in drains:
-            node = (hit.fault.name, hit.start_s, hit.target.machine)
-            if node in seen:
-                self._covered.add(hit.id)
-            seen.add(node)
+        await self._faults.prepare(hits)
 
     def _check_known(self, hit: Hit) -> None:
         """A partition names the worker as the frontend does: by its pod, unless found by DNS."""
@@ -159,31 +120,17 @@ class KubernetesBackend:
                 )
 
     async def inject(self, hit: Hit, ttl_s: float) -> None:
-        match hit.fault.action:
-            case _ if by_mesh(hit.fault):
-                await self._mesh.inject(hit, ttl_s)
-            case "kill":
-                await self._removal.kill(hit, self._by_name[hit.target.name], ttl_s)
-            case "drain":
-                if hit.id not in self._covered:
-                    await self._removal.drain(hit, ttl_s)
-            case _:
-                await self._in_band.inject(hit, ttl_s)
+        await self._faults.inject(hit, ttl_s)
 
     async def end(self, hit: Hit) -> None:
-        if by_mesh(hit.fault):
-            await self._mesh.end(hit)
-        elif hit.fault.action in REMOVALS:
-            await self._removal.end(hit)
-        else:
-            await self._in_band.clear(hit)
+        await self._faults.end(hit)
 
     async def announce(self, hit: Hit, ttl_s: float) -> None:
         """To every frontend that was there when the targets were chosen: each has watchers."""
         await self._in_band.announce(self._frontends, hit, ttl_s)
 
     async def close(self) -> None:
-        await self._removal.close()
+        await self._faults.close()
         await self._doors.close()
 
     async def _status(self, model: str) -> frontend_pb2.ModelStatus:

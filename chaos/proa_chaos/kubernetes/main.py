@@ -19,6 +19,7 @@ from pathlib import Path
 from proa import spec as specs
 from proa.cluster import ApiAccess, Lease, LeaseTimes, load_api
 from proa.cluster.connection import Connection
+from proa.cluster.slices import ROLES as SERVING_ROLES
 from proa.errors import (
     DeadlinePassed,
     InvalidRequest,
@@ -37,16 +38,21 @@ from proa_chaos.journal import journal
 from proa_chaos.kubernetes.announce import Announcer
 from proa_chaos.kubernetes.backend import KubernetesBackend
 from proa_chaos.kubernetes.doors import Doors, client_tls
+from proa_chaos.kubernetes.faults import Ways
 from proa_chaos.kubernetes.mesh import Mesh
 from proa_chaos.kubernetes.nodes import Nodes
 from proa_chaos.kubernetes.pods import Pods
 from proa_chaos.kubernetes.removal import Removal
 from proa_chaos.kubernetes.settings import ChaosSettings
+from proa_chaos.kubernetes.store import ROLES as STORE_ROLES
+from proa_chaos.kubernetes.store import KubernetesStore
 from proa_chaos.options import Options, adapted, chosen_model
 from proa_chaos.report import write_report
 from proa_chaos.result import Result, Verdict
 from proa_chaos.runner import Runner
+from proa_chaos.serving import serving_runner
 from proa_chaos.signals import until_signal
+from proa_chaos.store.system import Store
 
 log = logging.getLogger(__name__)
 
@@ -86,52 +92,76 @@ async def run_in_cluster(
 
     Errors: Unavailable (no frontend, no API server, another experiment), and those of `Runner`.
     """
-    options = Options(model=settings.model, rate_hz=settings.rate_hz)
+    options = Options(model=settings.model, rate_hz=settings.rate_hz, parallel=settings.parallel)
     experiment = adapted(experiment, options)
     namespace = settings.namespace or access.namespace
-    token = _token(settings.token_file)
-    tls = client_tls(settings.client_tls_dir, settings.address)
+    on_store = experiment.workload.store is not None
     async with Connection(access) as connection, _alone(settings, access, namespace, times) as lost:
         announcer = Announcer(connection, namespace, settings.job, settings.pod)
         prefix = f"chaos-{secrets.token_hex(4)}"
-        pods, nodes = Pods(connection, namespace, settings.instance), Nodes(connection, prefix)
-        mesh = Mesh(connection, namespace, prefix)
-        backend = KubernetesBackend(
-            pods,
-            Doors(settings.tls_dir, tls, token),
-            settings.address,
-            removal=Removal(pods, nodes),
-            mesh=mesh,
-            prefix=prefix,
-            seed=settings.seed,
-            token=token,
-            parallel=settings.parallel,
-        )
+        roles = STORE_ROLES if on_store else SERVING_ROLES
+        pods = Pods(connection, namespace, settings.instance, roles)
+        nodes, mesh = Nodes(connection, prefix), Mesh(connection, namespace, prefix)
+        ways = Ways(pods, Removal(pods, nodes), mesh, prefix)
         await announcer.begin(experiment.name, settings.seed)
         mesh.owner = announcer.owner
         if settings.nodes:
             await _sweep(nodes)
+        running = (_on_store if on_store else _on_models)(experiment, settings, ways)
         try:
-            model = chosen_model(experiment, await backend.models())
-            backend.code = _code(settings.specs, model)
-            runner = Runner(
-                experiment,
-                backend,
-                model,
-                seed=settings.seed,
-                force=settings.force,
-                tls=tls,
-                token=token,
-                tell=_tell,
-            )
-            result = await until_signal(runner, lost=lost, why=_lost(settings))
+            async with running as runner:
+                result = await until_signal(runner, lost=lost, why=_lost(settings))
         except ProaError as exc:
             await announcer.refused(experiment.name, str(exc))
             raise
-        finally:
-            await backend.close()
         await announcer.end(result)
         return result
+
+
+@contextlib.asynccontextmanager
+async def _on_models(
+    experiment: Experiment, settings: ChaosSettings, ways: Ways
+) -> AsyncIterator[Runner]:
+    token = _token(settings.token_file)
+    tls = client_tls(settings.client_tls_dir, settings.address)
+    backend = KubernetesBackend(
+        ways,
+        Doors(settings.tls_dir, tls, token),
+        settings.address,
+        seed=settings.seed,
+        token=token,
+        parallel=settings.parallel,
+    )
+    try:
+        model = chosen_model(experiment, await backend.models())
+        backend.code = _code(settings.specs, model)
+        yield serving_runner(
+            experiment,
+            backend,
+            model,
+            seed=settings.seed,
+            force=settings.force,
+            tls=tls,
+            token=token,
+            tell=_tell,
+        )
+    finally:
+        await backend.close()
+
+
+@contextlib.asynccontextmanager
+async def _on_store(
+    experiment: Experiment, settings: ChaosSettings, ways: Ways
+) -> AsyncIterator[Runner]:
+    if settings.store is None:
+        raise SettingsError("PROA_CHAOS_STORE: an experiment on a store needs its coordinators")
+    doors = Doors(settings.tls_dir, None, None)
+    backend = KubernetesStore(ways, doors, settings.store, seed=settings.seed)
+    try:
+        system = Store(experiment, backend, seed=settings.seed, access=settings.access)
+        yield Runner(experiment, system, seed=settings.seed, force=settings.force, tell=_tell)
+    finally:
+        await backend.close()
 
 
 async def _sweep(nodes: Nodes) -> None:

@@ -19,6 +19,7 @@ RBAC = "rbac.authorization.k8s.io"
 START_S = 60  # image pull, Lease, report
 ROLL_BACK_S = 60
 KEPT_S = 86_400  # a finished Job, for its log
+READER = "reader"
 FOLDER, FILE = "/etc/proa/chaos", "experiment.yaml"
 _USER = 65532
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,51}[a-z0-9])?")
@@ -28,7 +29,8 @@ _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,51}[a-z0-9])?")
 class Place:
     """Where it runs. `release`: of the chart; `fullname`: what its objects' names begin with, if
     not as the chart makes it. Secrets: a token with `faults: true` (key `token`); certificates of
-    the services; ca.crt of the frontends (and tls.crt, tls.key where clients show certificates).
+    the services; ca.crt of the frontends (and tls.crt, tls.key where clients show certificates);
+    passwords of the store's servers (key `reader`).
     """
 
     release: str
@@ -38,6 +40,7 @@ class Place:
     token_secret: str | None = None
     tls_secret: str | None = None
     client_tls_secret: str | None = None
+    users_secret: str | None = None
     seed: int = 0
     force: bool = False
 
@@ -55,6 +58,8 @@ def manifest(experiment: Experiment, text: str, place: Place) -> list[Object]:
     for what, name in (("--release", place.release), ("--namespace", place.namespace)):
         if not _NAME.fullmatch(name):
             raise InvalidRequest(f"{what} {name!r} is not a name of Kubernetes")
+    if place.users_secret and experiment.workload.store is None:
+        raise InvalidRequest("--users-secret: is for experiments on a store")
     if experiment.workload.inputs is not None:
         raise InvalidRequest("workload.inputs: a Job does not have that file; leave it out")
     name = f"{place.full}-chaos-{experiment.name}"
@@ -119,7 +124,7 @@ def _cluster_objects(experiment: Experiment, place: Place, name: str) -> list[Ob
 def rules(experiment: Experiment, release: str, job: str) -> list[Object]:
     """What the Job's Role grants: of pods, only to delete or evict them if the experiment does."""
     ours = [fault for fault in experiment.faults if not by_mesh(fault)]
-    kills = {fault.parameters.how for fault in ours if fault.action == "kill"}
+    kills = {fault.parameters.how for fault in ours if fault.action in ("kill", "kill-shard")}
     kills |= {"evict" for fault in ours if fault.action == "drain"}
     verbs = ["list", "delete"] if kills - {"evict"} else ["list"]
     found = [_rule("", "pods", verbs)]
@@ -167,7 +172,7 @@ def _job(experiment: Experiment, place: Place, name: str) -> Object:
         "ttlSecondsAfterFinished": KEPT_S,
         "template": {
             "metadata": {"labels": _labels(place)},
-            "spec": _pod(place, name, {"PROA_CHAOS_NODES": str(cordons(experiment)).lower()}),
+            "spec": _pod(place, name, _env_of(experiment, place)),
         },
     }
 
@@ -185,7 +190,10 @@ def _pod(place: Place, name: str, env: dict[str, str]) -> Object:
     ]
     for kind, secret in _secrets(place).items():
         mounts.append({"name": kind, "mountPath": f"/etc/proa/{kind}", "readOnly": True})
-        volumes.append({"name": kind, "secret": {"secretName": secret, "defaultMode": 0o440}})
+        source: Object = {"secretName": secret, "defaultMode": 0o440}
+        if kind == "users":  # the other is of agents, who write
+            source["items"] = [{"key": READER, "path": READER}]
+        volumes.append({"name": kind, "secret": source})
     return {
         "serviceAccountName": name,
         "automountServiceAccountToken": True,
@@ -222,11 +230,23 @@ def _pod(place: Place, name: str, env: dict[str, str]) -> Object:
     }
 
 
+def _env_of(experiment: Experiment, place: Place) -> dict[str, str]:
+    """What it needs to know for its faults and its workload."""
+    found = {"PROA_CHAOS_NODES": str(cordons(experiment)).lower()}
+    if experiment.workload.store is not None:
+        address = f"{place.full}-coordinator.{place.namespace}.svc:8021"
+        found["PROA_CHAOS_STORE"] = address
+        if place.users_secret:
+            found["PROA_CHAOS_READER_USER"] = READER
+    return found
+
+
 def _secrets(place: Place) -> dict[str, str]:
     given = {
         "token": place.token_secret,
         "tls": place.tls_secret,
         "client-tls": place.client_tls_secret,
+        "users": place.users_secret,
     }
     return {kind: secret for kind, secret in given.items() if secret}
 
@@ -248,6 +268,7 @@ def _env(place: Place, name: str, more: dict[str, str]) -> list[Object]:
         "token": ("PROA_CHAOS_TOKEN_FILE", "/etc/proa/token/token"),
         "tls": ("PROA_CHAOS_TLS_DIR", "/etc/proa/tls"),
         "client-tls": ("PROA_CHAOS_CLIENT_TLS_DIR", "/etc/proa/client-tls"),
+        "users": ("PROA_CHAOS_READER_PASSWORD_FILE", f"/etc/proa/users/{READER}"),
     }
     values |= dict(secrets[kind] for kind in _secrets(place))
     own = {"name": "PROA_CHAOS_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from proa.cluster.connection import ApiError, Call, Connection
-from proa.cluster.slices import MODEL_LABEL, PORT_NAME, ROLE_LABEL, join_host_port
+from proa.cluster.slices import MODEL_LABEL, PORT_NAME, ROLE_LABEL, ROLES, join_host_port
 from proa.errors import BadAnswer, InvalidRequest
 
 INSTANCE_LABEL = "app.kubernetes.io/instance"
@@ -37,18 +37,31 @@ class Pod:
         return self.waits == LEAVING
 
     @property
+    def ordinal(self) -> int:
+        """Of a pod of a stateful set; -1 for others."""
+        number = self.name.rpartition("-")[2]
+        return int(number) if number.isdecimal() else -1
+
+    @property
     def pool(self) -> tuple[str, str]:
         """Role and model."""
         return self.labels.get(ROLE_LABEL, ""), self.labels.get(MODEL_LABEL, "")
 
 
 class Pods:
-    """The pods with a role in release `instance`. Errors: those of `Connection.answer`."""
+    """The pods with one of `roles` in release `instance`. Errors: those of `Connection.answer`."""
 
-    def __init__(self, connection: Connection, namespace: str, instance: str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        namespace: str,
+        instance: str,
+        roles: Collection[str] = ROLES,
+    ) -> None:
         self.namespace = namespace
         self._connection = connection
         self._instance = instance
+        self._roles = roles
         self._turn = asyncio.Lock()
 
     async def list(self) -> list[Pod]:
@@ -59,11 +72,13 @@ class Pods:
         items = listed.get("items")
         if not isinstance(items, list) or _part(listed, "metadata").get("continue"):
             raise BadAnswer(f"the list of pods has no items, or more than {PODS_MAX}")
-        if not items:
+        pods = [pod for pod in map(read_pod, items) if pod.labels.get(ROLE_LABEL) in self._roles]
+        if not pods:
             raise InvalidRequest(
-                f"namespace {self.namespace} has no pods with {selector}: is the release right?"
+                f"namespace {self.namespace} has no pods with {selector} of"
+                f" {', '.join(sorted(self._roles))}: is the release right?"
             )
-        return sorted(map(read_pod, items), key=lambda pod: pod.name)
+        return sorted(pods, key=lambda pod: pod.name)
 
     async def delete(self, pod: Pod) -> None:
         """Kill it without grace. One that has gone meanwhile is no error."""

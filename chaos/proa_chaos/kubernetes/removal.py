@@ -25,17 +25,24 @@ class Removal:
     def __init__(self, pods: Pods, nodes: Nodes) -> None:
         self._pods = pods
         self._nodes = nodes
+        self._known: dict[str, Pod] = {}
         self._going_on: dict[str, asyncio.Task[None]] = {}
         self._cordoned: dict[str, str] = {}
 
     async def check(self, hits: Sequence[Hit]) -> None:
-        """Raise for what would fail later: a cordon that we may not make."""
+        """Raise for what would fail later: a cordon that we may not make. Before `kill`."""
+        if hits:
+            self._known = {pod.name: pod for pod in await self._pods.list()}
         for node in {hit.target.machine for hit in hits if hit.fault.parameters.cordon}:
             await self._nodes.check(node)
 
-    async def kill(self, hit: Hit, pod: Pod, ttl_s: float) -> None:
-        """Kill `pod`, and for `ttl_s` what replaces it. Errors: ApiError (429: its budget)."""
-        known = {one.uid for one in await self._pods.list()} if ttl_s else set()
+    async def kill(self, hit: Hit, ttl_s: float) -> None:
+        """Kill the pod that is called as the target is, and for `ttl_s` what replaces it. Errors:
+        ApiError (429: its budget)."""
+        pods = {one.name: one for one in await self._pods.list()}
+        # A stateful set gives the name to the next one.
+        pod = pods.get(hit.target.name) or self._known[hit.target.name]
+        known = {one.uid for one in pods.values()}
         evict = hit.fault.parameters.how == "evict"
         await self._remove(pod, evict=evict)
         if ttl_s:

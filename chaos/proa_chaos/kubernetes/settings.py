@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proa.runtime.settings import REQUIRED, setting
+from proa.store.access import Access, read_access
+
+_READER = ("PROA_CHAOS_READER_USER", "PROA_CHAOS_READER_PASSWORD_FILE")
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,19 @@ class ChaosSettings:
     )
     address: str = setting(
         REQUIRED, env="PROA_CHAOS_ADDRESS", why="host:port of the frontends' Service"
+    )
+    store: str | None = setting(
+        None,
+        env="PROA_CHAOS_STORE",
+        why="host:port of the coordinators' Service, for experiments on the store",
+    )
+    reader_user: str = setting(
+        "",
+        env=_READER[0],
+        why="user of the shards' servers, where they have users",
+    )
+    reader_password_file: Path | None = setting(
+        None, env=_READER[1], why=f"file with the password of {_READER[0]}"
     )
     namespace: str | None = setting(
         None, env="PROA_CHAOS_NAMESPACE", why="of the release; not set: the one of this pod"
@@ -63,7 +79,7 @@ class ChaosSettings:
     tls_dir: Path | None = setting(
         None,
         env="PROA_CHAOS_TLS_DIR",
-        why="tls.crt, tls.key, ca.crt of the services: mutual TLS towards workers and coders",
+        why="tls.crt, tls.key, ca.crt of the services: mutual TLS towards all but frontends",
     )
     client_tls_dir: Path | None = setting(
         None,
@@ -74,3 +90,8 @@ class ChaosSettings:
         None, env="PROA_CHAOS_JOB", why="own Job: gets Events and an annotation of the verdict"
     )
     pod: str | None = setting(None, env="PROA_CHAOS_POD", why="own pod, which holds the Lease")
+
+    @property
+    def access(self) -> Access:
+        """To a store. Errors: SettingsError, EnvironmentLacks."""
+        return read_access(self.tls_dir, self.reader_user, self.reader_password_file, _READER)

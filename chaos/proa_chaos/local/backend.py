@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from proa.api.v1 import frontend_pb2
 from proa.client.reports import read_report
-from proa.errors import NotSupported, ProgramRefused, Unavailable
+from proa.errors import ProgramRefused, Unavailable
 from proa.local.run_file import Run, RunningProcess, read_run
-from proa.local.session import start_ticks
 from proa.rpc import FRONTEND, Channels
 from proa.worker.manifest import PACKAGE_FILE, Package
 from proa_chaos.blast import Pool, worker_pool
-from proa_chaos.experiment import PROA
-from proa_chaos.inband import InBand, acting, check
-from proa_chaos.local.helper import Helper
-from proa_chaos.local.keeper import now_s
+from proa_chaos.inband import InBand
+from proa_chaos.local.faults import LocalFaults
 from proa_chaos.plan import Hit
 from proa_chaos.selection import MODEL, PARITY_ROLE, ROLE, Target
 from proa_chaos.workers import in_quarantine, not_up, protection_of
 
 MESSAGE_BYTES_MAX = 64 << 20
 CALL_S_MAX = 5.0
-# A kill happens once; its helper needs a moment of life to do it in.
-ONCE_S = 0.01
 _READY = {"up", "ready"}
 
 
@@ -49,10 +42,9 @@ class LocalBackend:
         self._run_dir = run_dir
         self._channels = Channels(message_bytes_max=MESSAGE_BYTES_MAX)
         self._in_band = InBand(self._channels, prefix, seed)
-        self._faults_until = faults_until
-        self._until_s = 0.0
-        self._helpers: dict[str, Helper] = {}
-        self._covered: set[str] = set()
+        self._faults = LocalFaults(
+            run_dir, self._in_band, self._processes, lambda hit: [hit.target.name], faults_until
+        )
         self.address = self._run().address
         self._frontend = Target("frontend", "frontend", self.address, labels={ROLE: FRONTEND})
 
@@ -101,74 +93,20 @@ class LocalBackend:
         return in_quarantine(await self._status(model))
 
     async def prepare(self, hits: Sequence[Hit]) -> None:
-        orders: dict[str, Mapping[str, Any]] = {}
-        hogs: set[tuple[str, float]] = set()
-        for hit in hits:
-            if hit.fault.backend != PROA:
-                raise NotSupported(f"{hit.text}: backend {hit.fault.backend} is for clusters")
-            order = self._order(hit)
-            if order is None:
-                check(hit)
-            if hit.fault.action == "cpu-hog":
-                # Its targets share this machine: one hog is in the way of them all.
-                if (hit.fault.name, hit.start_s) in hogs:
-                    self._covered.add(hit.id)
-                    continue
-                hogs.add((hit.fault.name, hit.start_s))
-            if order is not None:
-                orders[hit.id] = order
-        in_band = {acting(hit) for hit in hits if hit.id not in orders.keys() | self._covered}
-        await asyncio.gather(*map(self._in_band.active, in_band))  # do they take faults at all?
-        helpers = await asyncio.gather(*map(Helper.start, orders.values()))
-        self._helpers = dict(zip(orders, helpers, strict=True))
+        await self._faults.prepare(hits)
 
     async def inject(self, hit: Hit, ttl_s: float) -> None:
-        if hit.id in self._covered:
-            return
-        self._until_s = max(self._until_s, now_s() + ttl_s)
-        self._faults_until(self._until_s)
-        helper = self._helpers.get(hit.id)
-        if helper is None:
-            await self._in_band.inject(hit, ttl_s)
-            return
-        await helper.go(ttl_s or ONCE_S)
+        await self._faults.inject(hit, ttl_s)
 
     async def end(self, hit: Hit) -> None:
-        if hit.id in self._covered:
-            return
-        helper = self._helpers.get(hit.id)
-        if helper is None:
-            await self._in_band.clear(hit)
-            return
-        await helper.end()
+        await self._faults.end(hit)
 
     async def announce(self, hit: Hit, ttl_s: float) -> None:
         await self._in_band.announce([self._frontend], hit, ttl_s)
 
     async def close(self) -> None:
-        for helper in self._helpers.values():
-            helper.let_go()
+        self._faults.let_go()
         await self._channels.close()
-
-    def _order(self, hit: Hit) -> Mapping[str, Any] | None:
-        """What a keeper is to do; None for a fault that acts in-band."""
-        parameters = hit.fault.parameters
-        match hit.fault.action:
-            case "kill" if parameters.how == "evict":
-                raise NotSupported(f"{hit.text}: eviction is for clusters")
-            case "kill":
-                return {"deed": "kill", "run_dir": str(self._run_dir), "name": hit.target.name}
-            case "drain":
-                return {"deed": "drain", "run_dir": str(self._run_dir), "name": hit.target.name}
-            case "cpu-hog":
-                return {"deed": "hog", "workers": parameters.workers, "load": parameters.load}
-            case "pause" if parameters.how == "process":
-                pid = self._processes()[hit.target.name].pid
-                ticks = start_ticks(pid) if pid is not None else None
-                if ticks is None:
-                    raise Unavailable(f"{hit.target.name} does not run")
-                return {"deed": "stop", "pid": pid, "ticks": ticks}
-        return None
 
     def _run(self) -> Run:
         return read_run(self._run_dir)

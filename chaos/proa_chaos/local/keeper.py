@@ -14,7 +14,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,40 +38,44 @@ class Deed(Protocol):
 
 
 class Stop:
-    """SIGSTOP to a process and all it started; SIGCONT at the end."""
+    """SIGSTOP to processes and all they started; SIGCONT at the end. `processes`: their pids, and
+    when they began (`start_ticks`)."""
 
-    def __init__(self, pid: int, ticks: int) -> None:
-        self._pid, self._ticks = pid, ticks
-        self._family = Family(pid)
+    def __init__(self, processes: Sequence[tuple[int, int]]) -> None:
+        self._processes = [(pid, ticks, Family(pid)) for pid, ticks in processes]
 
     def begin(self, _end_s: float) -> None:
-        if start_ticks(self._pid) == self._ticks:
-            self._family.signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def look(self) -> None:
         """Nothing to do."""
 
     def end(self) -> None:
-        if start_ticks(self._pid) == self._ticks:  # else its supervisor has replaced it
-            self._family.signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid, ticks, family in self._processes:
+            if start_ticks(pid) == ticks:  # else its supervisor has replaced it
+                family.signal(number)
 
 
 class Kill:
-    """SIGKILL to a process of `proa up` and all it started, again whenever it comes back."""
+    """SIGKILL to processes of `run_dir` and all they started, again whenever they come back."""
 
-    def __init__(self, run_dir: str, name: str) -> None:
-        self._run_dir, self._name = Path(run_dir), name
+    def __init__(self, run_dir: str, names: Sequence[str]) -> None:
+        self._run_dir, self._names = Path(run_dir), names
 
     def begin(self, _end_s: float) -> None:
         self.look()
 
     def look(self) -> None:
-        pid = pid_of(self._run_dir, self._name)
-        if pid is not None:
-            Family(pid).signal(signal.SIGKILL)
+        for name in self._names:
+            pid = pid_of(self._run_dir, name)
+            if pid is not None:
+                Family(pid).signal(signal.SIGKILL)
 
     def end(self) -> None:
-        """Its supervisor starts it."""
+        """Their supervisor starts them."""
 
 
 class Drain:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Starts the Valkey or Redis of a shard: users from the passwords in $PASSWORDS, nobody else let in.
-# Set by the chart: RUN, DATA, PASSWORDS, PORT, MAXMEMORY, APPENDONLY, TLS (a folder, or empty).
+# Set by the chart: RUN, DATA, PASSWORDS, PORT, MAXMEMORY, APPENDONLY, FAULTS, TLS (a folder, or empty).
 set -eu
 umask 077
 
@@ -12,6 +12,8 @@ done
 # What docs/store.md says that an agent and a reader send.
 agent='+info +multi +exec +watch +unwatch +get +set +hset +hmget +hgetall +hkeys +lrange +rpush +ltrim +del +unlink +config|set'
 reader='+info +multi +exec +get +hmget +lrange'
+# An experiment with an old disk begins a new life of the server.
+test "${FAULTS:-no}" = no || agent="$agent +shutdown"
 {
   echo 'user default off'
   echo "user agent on #$(digest agent) ~* -@all $agent"

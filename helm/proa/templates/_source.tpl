@@ -66,15 +66,22 @@
   value: {{ include "proa.text" . }}
 {{- end }}
 {{- with .source.s3 }}
-{{- with .endpoint }}
-- name: PROA_FETCH_S3_ENDPOINT
+{{- include "proa.s3Env" (dict "prefix" "PROA_FETCH" "s3" .) }}
+{{- end }}
+{{- end -}}
+
+{{/* dict prefix s3: endpoint, region and credentials. Begins with a line break, or is empty. */}}
+{{- define "proa.s3Env" -}}
+{{- $prefix := .prefix -}}
+{{- with .s3.endpoint }}
+- name: {{ $prefix }}_S3_ENDPOINT
   value: {{ . | quote }}
 {{- end }}
-{{- with .region }}
-- name: PROA_FETCH_S3_REGION
+{{- with .s3.region }}
+- name: {{ $prefix }}_S3_REGION
   value: {{ . | quote }}
 {{- end }}
-{{- with .existingSecret }}
+{{- with .s3.existingSecret }}
 {{- $secret := . }}
 {{- range $key := list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_SESSION_TOKEN" }}
 - name: {{ $key }}
@@ -82,7 +89,17 @@
     secretKeyRef: {name: {{ $secret | quote }}, key: {{ $key }}, optional: {{ eq $key "AWS_SESSION_TOKEN" }}}
 {{- end }}
 {{- end }}
-{{- end }}
+{{- end -}}
+
+{{/* dict policy: to where models come from and snapshots go */}}
+{{- define "proa.fetchEgress" -}}
+- ports:
+    {{- range .policy.fetchPorts }}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
+  {{- with .policy.fetchTo }}
+  to: {{- toYaml . | nindent 4 }}
+  {{- end }}
 {{- end -}}
 
 {{/* dict root model pool: programs are checked, tried out and laid out for Triton */}}

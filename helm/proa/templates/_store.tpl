@@ -1,9 +1,11 @@
 {{/* Parts of the store's objects. Its coordinators have the component `coordinator`. */}}
 
-{{/* dict root ports: rules of a NetworkPolicy: from the store's own pods, and from its clients */}}
+{{/* dict root ports: rules of a NetworkPolicy: from the store's own pods, from experiments, and from
+     its clients */}}
 {{- define "proa.storeIngress" -}}
+{{- $callers := .root.Values.chaos.enabled | ternary (list "store" "coordinator" "chaos") (list "store" "coordinator") -}}
 {{- range .ports }}
-{{ include "proa.edge" (dict "root" $.root "direction" "from" "components" (list "store" "coordinator") "port" .) }}
+{{ include "proa.edge" (dict "root" $.root "direction" "from" "components" $callers "port" .) }}
 {{- end }}
 - ports:
     {{- range .ports }}
@@ -89,6 +91,7 @@ spec:
     - {name: PORT, value: "6379"}
     - {name: MAXMEMORY, value: {{ mul ($store.memoryMiB | int) 1048576 | quote }}}
     - {name: APPENDONLY, value: {{ ternary "yes" "no" $store.persistence.enabled | quote }}}
+    - {name: FAULTS, value: {{ ternary "yes" "no" .Values.chaos.enabled | quote }}}
     - {name: TLS, value: {{ ternary "/etc/proa/tls" "" .Values.tls.enabled | quote }}}
   ports:
     - {name: server, containerPort: 6379}

@@ -53,6 +53,9 @@
 {{- fail (printf "chaos.experiments: %q stands there twice" .name) -}}
 {{- end -}}
 {{- $names = append $names .name -}}
+{{- if and (dig "spec" "workload" "store" "" (fromYaml .file)) (not $.Values.store.enabled) -}}
+{{- fail (printf "chaos.experiments: %q trains rows of a store; that takes store.enabled=true" .name) -}}
+{{- end -}}
 {{- $job := printf "%s-chaos-%s" (include "proa.fullname" $) .name -}}
 {{- if gt (len $job) 63 -}}
 {{- fail (printf "chaos.experiments: the Job %q has %d characters; 63 are the limit" $job (len $job)) -}}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proa.cli.common import FAILED, OK, Verbs, add_run_dir, add_verb, emit, integer, number, say
+from proa.cli.common import FAILED, OK, Verbs, add_verb, emit, integer, number, say
 from proa.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ def register(verbs: Verbs) -> None:
     what = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     run = add_verb(what, "run", _run, "run one experiment; exit code 0 when its verdict is Pass")
     run.add_argument("file", type=Path, metavar="FILE", help="the experiment")
-    run.add_argument("--local", action="store_true", help="against `proa up` on this machine")
+    run.add_argument(
+        "--local", action="store_true", help="against `proa up` or `proa store up` on this machine"
+    )
     run.add_argument(
         "--out", type=Path, metavar="DIR",
         help="for journal.json and report.html (default: out/chaos/NAME)",
@@ -48,7 +50,10 @@ def register(verbs: Verbs) -> None:
     run.add_argument(
         "--parallel", action="store_true", help="although another experiment may be running"
     )
-    add_run_dir(run)
+    run.add_argument(
+        "--run-dir", type=Path, metavar="DIR",
+        help="where what is broken keeps run.json (default: .proa, for a store .proa-store)",
+    )  # fmt: skip
     _register_manifest(what)
 
 
@@ -70,6 +75,7 @@ def _register_manifest(verbs: Verbs) -> None:
         ("--token-secret", "Secret whose key `token` is a token with `faults: true`"),
         ("--tls-secret", "Secret of the services' certificates"),
         ("--client-tls-secret", "Secret with the ca.crt of the frontends"),
+        ("--users-secret", "Secret with the key `reader`, where a store's servers have users"),
     ):
         parser.add_argument(flag, metavar="NAME", help=about)
     parser.add_argument("--seed", type=integer(0, 2**31 - 1), default=0, help="of random choices")
@@ -93,6 +99,7 @@ def _manifest(args: argparse.Namespace) -> int:
         token_secret=args.token_secret,
         tls_secret=args.tls_secret,
         client_tls_secret=args.client_tls_secret,
+        users_secret=args.users_secret,
         seed=args.seed,
         force=args.force,
     )

@@ -58,6 +58,9 @@ def _register_up(store: Verbs) -> None:
         "--memory-mb", type=integer(16, 1 << 22), default=0, metavar="MB",
         help="of each shard; at the limit pushes are refused (default: no limit)",
     )  # fmt: skip
+    up.add_argument(
+        "--faults", action="store_true", help="let experiments inject faults into the agents"
+    )
     _add_run_dir(up)
     up.add_argument("--quiet", action="store_true", help="do not show the processes' output")
 
@@ -76,6 +79,10 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address", metavar="HOST:PORT", help="of a coordinator (default: the one in --run-dir)"
     )
+    parser.add_argument(
+        "--tls-dir", type=Path, metavar="DIR",
+        help="tls.crt, tls.key and ca.crt: speak TLS with the coordinator, as who they are for",
+    )  # fmt: skip
     _add_run_dir(parser)
 
 
@@ -101,6 +108,7 @@ def _up(args: argparse.Namespace) -> int:
         r=args.r,
         shards=args.shards,
         memory_bytes_max=args.memory_mb << 20,
+        faults=args.faults,
     )
     sink = silent if args.quiet else printer()
     announce: Callable[[StoreTopology], None] = _emit_ready if args.json else _say_ready
@@ -142,7 +150,9 @@ async def _show(args: argparse.Namespace) -> int:
     request = store_pb2.StoreStatusRequest(interval_ms=args.interval_ms)
     timeout_s = None if args.watch else _DEADLINE_S
     reports = asked(
-        store_upkeep.address_of(args), lambda stub: stub.Status(request, timeout=timeout_s)
+        store_upkeep.address_of(args),
+        lambda stub: stub.Status(request, timeout=timeout_s),
+        args.tls_dir,
     )
     with live or nullcontext():
         async with aclosing(reports):

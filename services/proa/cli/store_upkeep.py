@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proa.cli.common import FAILED, OK, Verbs, add_verb, emit, integer, say
+from proa.cluster.settings import S3_ENDPOINT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.progress import Progress
-
-_NAMED_MAX = 8
 
 
 def register(store: Verbs, add_address: Callable[[argparse.ArgumentParser], None]) -> None:
@@ -31,14 +31,30 @@ def register(store: Verbs, add_address: Callable[[argparse.ArgumentParser], None
 
     snapshot = add_verb(store, "snapshot", _snapshot, "write all tables, of one moment, to files")
     snapshot.add_argument(
-        "directory", metavar="DIR", help="a new directory on the coordinator's machine"
+        "place",
+        metavar="PLACE",
+        help="a new directory on the coordinator's machine, or s3://BUCKET/FOLDER",
     )
     add_address(snapshot)
 
     restore = add_verb(store, "restore", _restore, "bring tables to what a snapshot has")
-    restore.add_argument("directory", type=Path, metavar="DIR", help="the snapshot")
+    restore.add_argument("place", metavar="PLACE", help="directory or s3:// of the snapshot")
+    restore.add_argument(
+        "--s3-endpoint", default=S3_ENDPOINT, metavar="URL",
+        help="of the bucket; credentials: AWS_* variables (default: %(default)s)",
+    )  # fmt: skip
+    restore.add_argument(
+        "--s3-region", metavar="NAME", help="of the bucket (default: the server is asked)"
+    )
     restore.add_argument(
         "--lost", action="store_true", help="only rows that nothing else can bring back"
+    )
+    restore.add_argument(
+        "--reader-user", default="", metavar="NAME",
+        help="user of the shards' servers (default: their default user)",
+    )  # fmt: skip
+    restore.add_argument(
+        "--reader-password-file", type=Path, metavar="FILE", help="file with its password"
     )
     add_address(restore)
     _register_drill(store)
@@ -120,7 +136,7 @@ async def _recover_all(args: argparse.Namespace) -> int:
     with _bar(args) as bar:
         rows = bar.add_task("rows", total=None)
         parity = bar.add_task("parity blocks", total=None)
-        async for last in asked(address_of(args), lambda stub: stub.Recover(request)):
+        async for last in asked(address_of(args), lambda stub: stub.Recover(request), args.tls_dir):
             most = max(most, last.parity_pending)
             bar.update(rows, total=last.rows_done + last.rows_pending, completed=last.rows_done)
             bar.update(parity, total=most, completed=most - last.parity_pending)
@@ -143,18 +159,19 @@ def _scrub(args: argparse.Namespace) -> int:
 async def _scrub_all(args: argparse.Namespace) -> int:
     from proa.api.v1 import store_pb2
     from proa.local.store import asked
+    from proa.store.findings import named
 
     request = store_pb2.ScrubRequest(rows_per_s_max=args.rows_per_s)
     last = store_pb2.ScrubProgress()
     with _bar(args) as bar:
         rows = bar.add_task("rows read", total=None)
-        async for last in asked(address_of(args), lambda stub: stub.Scrub(request)):
+        async for last in asked(address_of(args), lambda stub: stub.Scrub(request), args.tls_dir):
             bar.update(rows, completed=last.rows_read)
             if args.json:
                 emit(_tree(last))
                 continue
             for one in last.findings:
-                bar.console.print(_named(one), highlight=False)
+                bar.console.print(named(one), highlight=False)
     if not args.json:
         say(
             f"{last.rows_read:,} rows read, {last.rows_compared:,} of parity compared:"
@@ -166,23 +183,17 @@ async def _scrub_all(args: argparse.Namespace) -> int:
     return OK if last.done and last.rows_repaired == last.rows_bad else FAILED
 
 
-def _named(one: Any) -> str:
-    names = list(one.ids or one.rows)
-    shown = ", ".join(map(str, names[:_NAMED_MAX])) + (", ..." if len(names) > _NAMED_MAX else "")
-    what = "ids" if one.ids else "parity rows"
-    return (
-        f"{one.kind}: shard {one.shard}, table {one.table!r}, stripe {one.stripe}, position"
-        f" {one.position}: {what} {shown}"
-    )
-
-
 # --- snapshot, restore
 
 
 def _snapshot(args: argparse.Namespace) -> int:
-    text = args.directory
-    destination = text if "://" in text else str(Path(text).resolve())
-    return asyncio.run(_snapshot_all(args, destination))
+    return asyncio.run(_snapshot_all(args, _place(args)))
+
+
+def _place(args: argparse.Namespace) -> str:
+    """As the store names places: a path is of this process's directory."""
+    text = str(args.place)
+    return text if "://" in text else str(Path(text).resolve())
 
 
 async def _snapshot_all(args: argparse.Namespace, destination: str) -> int:
@@ -190,10 +201,11 @@ async def _snapshot_all(args: argparse.Namespace, destination: str) -> int:
     from proa.local.store import asked
 
     request = store_pb2.SnapshotRequest(destination=destination)
+    reports = asked(address_of(args), lambda stub: stub.Snapshot(request), args.tls_dir)
     last = store_pb2.SnapshotProgress()
     with _bar(args) as bar:
         rows = bar.add_task("rows written", total=None)
-        async for last in asked(address_of(args), lambda stub: stub.Snapshot(request)):
+        async for last in reports:
             bar.update(rows, completed=last.rows_written)
             if args.json:
                 emit(_tree(last))
@@ -210,9 +222,16 @@ async def _restore_all(args: argparse.Namespace) -> int:
     from proa.api.v1 import store_pb2
     from proa.local.store import asked
     from proa.store import snapshot
+    from proa.store.access import read_access
     from proa.store.client import StoreClient
+    from proa.store.places import place_of
 
-    found = snapshot.Snapshot.read(args.directory)
+    access = read_access(
+        args.tls_dir, args.reader_user, args.reader_password_file,
+        ("--reader-user", "--reader-password-file"),
+    )  # fmt: skip
+    place = place_of(_place(args), os.environ, args.s3_endpoint, args.s3_region)
+    found = snapshot.Snapshot.read(place)
     address = address_of(args)
     recover = store_pb2.RecoverRequest()
     total = sum(table.rows for table, _ in found.tables)
@@ -220,12 +239,12 @@ async def _restore_all(args: argparse.Namespace) -> int:
     with _bar(args) as bar:
         rows = bar.add_task("rows", total=total)
         # A row that can still be decoded is not lost: let that end first.
-        async for _ in asked(address, lambda stub: stub.Recover(recover)):
+        async for _ in asked(address, lambda stub: stub.Recover(recover), args.tls_dir):
             pass
-        async with StoreClient(address) as client:
+        async with StoreClient(address, access=access) as client:
             async for last in snapshot.restore(client, found, only_lost=args.lost):
                 bar.update(rows, completed=last.rows)
-        async for _ in asked(address, lambda stub: stub.Recover(recover)):
+        async for _ in asked(address, lambda stub: stub.Recover(recover), args.tls_dir):
             pass
     tree = {"tables": len(found.tables), "rows": last.rows, "rows_changed": last.written}
     if args.json:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from proa.runtime.settings import REQUIRED, setting
 
+S3_ENDPOINT = "https://s3.amazonaws.com"
+
 
 @dataclass(frozen=True)
 class FetchSettings:
@@ -76,7 +78,7 @@ class FetchSettings:
         why="time for all tries together",
     )
     s3_endpoint: str = setting(
-        "https://s3.amazonaws.com",
+        S3_ENDPOINT,
         env="PROA_FETCH_S3_ENDPOINT",
         why="of s3 sources: http:// or https://, host and port",
     )

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import urllib.request
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-import certifi
 import urllib3
-from minio import Minio
-from minio.error import MinioException, S3Error
-from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, SSLError
 
+from proa.cluster.buckets import connect, pool, refusal, s3_errors
 from proa.cluster.settings import FetchSettings
-from proa.errors import EnvironmentLacks, ProaError, SettingsError, Unavailable, UnknownModel
+from proa.errors import SettingsError, Unavailable
 
-REDIRECTS_MAX = 5
 _CHUNK_BYTES = 1 << 16
-_TRANSIENT = (408, 425, 429)
-_DENIED = (401, 403, 407)
-_OK, _SERVER_ERROR = 200, 500
+_OK = 200
 
 
 class Source:
@@ -48,43 +39,17 @@ class Source:
 
     def pieces(self) -> Generator[bytes]:
         """The bytes of the archive, piece by piece; close it when done."""
-        with self._errors():
+        with s3_errors(self.shown, "PROA_FETCH_URL"):
             response = self._start()
             try:
                 if response.status != _OK:
-                    raise self._refusal(response.status, str(response.reason))
+                    raise refusal(self.shown, response.status, str(response.reason))
                 while piece := response.read1(_CHUNK_BYTES, decode_content=False):
                     yield piece
                 if response.length_remaining:  # read1 does not look
                     raise Unavailable(f"{self.shown}: the connection ended before the archive did")
             finally:
                 response.close()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except S3Error as exc:
-            raise self._refusal(exc.response.status, f"{exc.code}: {exc.message}") from exc
-        except (LocationValueError, ValueError) as exc:  # minio checks names with ValueError
-            raise SettingsError(f"PROA_FETCH_URL: {exc}") from exc
-        except (HTTPError, MinioException, OSError) as exc:
-            # The outer error would show the whole URL.
-            cause = exc.reason if isinstance(exc, MaxRetryError) else exc
-            if isinstance(cause, SSLError):
-                raise EnvironmentLacks(
-                    f"{self.shown}: {cause}; SSL_CERT_FILE names the certificate authorities to"
-                    " trust"
-                ) from exc
-            raise Unavailable(f"{self.shown}: {cause}") from exc
-
-    def _refusal(self, status: int, reason: str) -> ProaError:
-        text = f"{self.shown}: HTTP {status} {reason}"
-        if status in _TRANSIENT or status >= 500:
-            return Unavailable(text)
-        if status in _DENIED:
-            return EnvironmentLacks(f"{text}; the credentials are missing or may not read it")
-        return UnknownModel(text)
 
 
 def _split(text: str) -> SplitResult:
@@ -98,26 +63,11 @@ def _split(text: str) -> SplitResult:
     return url
 
 
-def _pool(settings: FetchSettings, url: SplitResult) -> urllib3.PoolManager:
-    """Connections to `url`, through the proxy that the environment names, if any."""
-    options: dict[str, Any] = {
-        "timeout": urllib3.Timeout(connect=settings.timeout_s, read=settings.timeout_s),
-        "retries": urllib3.Retry(
-            None, connect=0, read=0, status=0, other=0, redirect=REDIRECTS_MAX
-        ),
-        "ca_certs": os.environ.get("SSL_CERT_FILE") or certifi.where(),
-    }
-    proxy = urllib.request.getproxies().get(url.scheme)
-    if proxy and not urllib.request.proxy_bypass(url.hostname or ""):
-        return urllib3.ProxyManager(proxy, **options)
-    return urllib3.PoolManager(**options)
-
-
 def _http(settings: FetchSettings, url: SplitResult) -> Callable[[], Any]:
-    pool = _pool(settings, url)
+    connections = pool(url, settings.timeout_s)
     headers = urllib3.util.make_headers(basic_auth=_user(url)) if url.username else {}
     plain = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
-    return lambda: pool.request("GET", plain, headers=headers, preload_content=False)
+    return lambda: connections.request("GET", plain, headers=headers, preload_content=False)
 
 
 def _user(url: SplitResult) -> str:
@@ -126,24 +76,10 @@ def _user(url: SplitResult) -> str:
 
 def _s3(settings: FetchSettings, url: SplitResult, environ: Mapping[str, str]) -> Callable[[], Any]:
     bucket, key = url.netloc, url.path.lstrip("/")
-    endpoint = urlsplit(settings.s3_endpoint)
-    if endpoint.scheme not in ("http", "https") or not endpoint.netloc or endpoint.path.strip("/"):
-        raise SettingsError(
-            f"PROA_FETCH_S3_ENDPOINT={settings.s3_endpoint!r} is not http:// or https:// with a"
-            " host and nothing after it"
-        )
     if not key:
         raise SettingsError("PROA_FETCH_URL: s3://BUCKET/KEY lacks the key")
-    access, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
-    if bool(access) != bool(secret):
-        raise SettingsError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go together; one is empty")
-    client = Minio(
-        endpoint=endpoint.netloc,
-        access_key=access or None,
-        secret_key=secret or None,
-        session_token=environ.get("AWS_SESSION_TOKEN") or None,
-        secure=endpoint.scheme == "https",
-        region=settings.s3_region,
-        http_client=_pool(settings, endpoint),
-    )
+    client = connect(
+        settings.s3_endpoint, settings.s3_region, environ, settings.timeout_s,
+        "PROA_FETCH_S3_ENDPOINT",
+    )  # fmt: skip
     return lambda: client.get_object(bucket_name=bucket, object_name=key)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from proa.embedding.table import Ids, Rows, Table
+from proa.embedding.table import Ids, Rows, Store, Table
 from proa.errors import InvalidRequest, NotSupported
 
 MODES = ("sum", "mean", "max")
@@ -82,14 +83,16 @@ class ParityEmbeddingBag(torch.nn.Module):
         )  # fmt: skip
 
     def prefetch(self, input: torch.Tensor) -> None:  # noqa: A002
-        """Begin to pull the rows of a later `forward` with the same ids, in the background.
+        """`pull_ahead` for this bag alone."""
+        pull_ahead([(self, input)])
 
-        Rows that are pushed meanwhile are pulled again then: what `forward` uses is never older
-        than it would be without.
-        """
-        ids, _ = self._distinct(input)
-        if len(ids):
-            self._ahead.begin(ids)
+    def ids_of(self, input: torch.Tensor) -> Ids:  # noqa: A002
+        """The rows that a `forward` needs: distinct, ascending. Errors: InvalidRequest."""
+        return self._distinct(input)[0]
+
+    def expect(self, ids: Ids, pulled: Future[dict[str, Rows]]) -> None:
+        """The next `forward` that needs exactly these rows takes them from there, by table."""
+        self._ahead.begin(ids, pulled)
 
     def flush(self) -> None:
         """Return when the store has acknowledged every gradient so far."""
@@ -167,20 +170,51 @@ class ParityEmbeddingBag(torch.nn.Module):
         raise NotSupported("a copy of a ParityEmbeddingBag would share its table: make another one")
 
 
+def pull_ahead(inputs: Iterable[tuple[ParityEmbeddingBag, torch.Tensor]]) -> None:
+    """Begin to pull what later `forward`s of these bags with these ids need, in the background: all
+    tables of a store in one exchange with each shard.
+
+    Rows that these bags push meanwhile are pulled again then, so what `forward` uses is not older
+    than without; what other workers push meanwhile is not in it.
+    """
+    calls: list[_Call] = []
+    for bag, given in inputs:
+        table, ids = bag.table, bag.ids_of(given)
+        if not len(ids):
+            continue
+        for call in calls:
+            if call.store is table.store and table.name not in call.bags:
+                break
+        else:
+            calls.append(call := _Call(table.store))
+        call.bags[table.name], call.asked[table.name] = bag, ids
+    for call in calls:
+        pulled = call.store.begin_pull(call.asked)
+        for name, bag in call.bags.items():
+            bag.expect(call.asked[name], pulled)
+
+
+@dataclass
+class _Call:
+    """Tables of one store, none twice."""
+
+    store: Store
+    bags: dict[str, ParityEmbeddingBag] = field(default_factory=dict)
+    asked: dict[str, Ids] = field(default_factory=dict)
+
+
 class _Ahead:
     """Rows that are pulled before they are asked for, at most `AHEAD_MAX` batches of them."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._pool: ThreadPoolExecutor | None = None
-        self._begun: dict[bytes, tuple[Future[Rows], list[Ids]]] = {}
+        self._begun: dict[bytes, tuple[Future[dict[str, Rows]], list[Ids]]] = {}
 
-    def begin(self, ids: Ids) -> None:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="proa-prefetch")
+    def begin(self, ids: Ids, pulled: Future[dict[str, Rows]]) -> None:
+        """They come with `pulled`."""
         while len(self._begun) >= AHEAD_MAX:
             del self._begun[next(iter(self._begun))]
-        self._begun[ids.tobytes()] = (self._pool.submit(self._table.pull, ids), [])
+        self._begun[ids.tobytes()] = (pulled, [])
 
     def changed(self, ids: Ids) -> None:
         """These rows are about to change: what is pulled before has them as they were."""
@@ -192,8 +226,8 @@ class _Ahead:
         begun = self._begun.pop(ids.tobytes(), None)
         if begun is None:
             return self._table.pull(ids)
-        future, changes = begun
-        rows = future.result()
+        pulled, changes = begun
+        rows = pulled.result()[self._table.name]
         again = np.isin(ids, np.concatenate(changes)) if changes else np.zeros(len(ids), bool)
         if again.any():
             rows = rows.copy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Mapping
+from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -101,6 +102,14 @@ class ParityStore:
         """float32 `[ids, dim]`; no id twice."""
         return self._run(self._client.pull(table, ids))
 
+    def pull_many(self, asked: Mapping[str, Ids]) -> dict[str, Rows]:
+        """`pull` of some tables at once, by name: one exchange with each shard."""
+        return self.begin_pull(asked).result()
+
+    def begin_pull(self, asked: Mapping[str, Ids]) -> Future[dict[str, Rows]]:
+        """`pull_many` in the background; the result raises what it met."""
+        return asyncio.run_coroutine_threadsafe(self._client.pull_many(asked), self._loop)
+
     def push(self, table: str, ids: Ids, gradients: Rows) -> None:
         """In a session: kept until `step()`. Else on its way when this returns."""
         if self._session is not None:
@@ -137,6 +146,10 @@ class StoreTable:
 
     def __init__(self, store: ParityStore, described: Description) -> None:
         self._store, self._described = store, described
+
+    @property
+    def store(self) -> ParityStore:
+        return self._store
 
     @property
     def name(self) -> str:

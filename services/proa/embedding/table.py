@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Protocol
 
 import numpy as np
@@ -12,12 +13,21 @@ Ids = NDArray[np.int64]
 Rows = NDArray[np.float32]
 
 
+class Store(Protocol):
+    """What holds tables, and gets rows of many at once."""
+
+    def begin_pull(self, asked: Mapping[str, Ids]) -> Future[dict[str, Rows]]:
+        """Rows of tables by name, as `Table.pull` gives them, in the background."""
+
+
 class Table(Protocol):
     """A table whose rows live in the store. `ids` are distinct and ascending, 0 to rows - 1.
 
     Errors: ShardUnavailable, DataLost with the ids, InvalidRequest.
     """
 
+    @property
+    def store(self) -> Store: ...
     @property
     def name(self) -> str: ...
     @property

@@ -1,8 +1,6 @@
 """`proa store drill`: shards are killed while rows are trained, and every byte is compared.
 
-Each worker has rows of its own, and a copy of them: it pulls rows, which must be its copy bit by
-bit, steps along their gradient, and applies the same step to the copy. So a row that lost a step,
-got one twice or was decoded to anything else is noticed at the next pull, or at the end.
+See `proa.store.trainer` for what is compared with what.
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ from proa.local.store import (
 from proa.store.client import StoreClient
 from proa.store.optimisers import RowWiseAdagrad
 from proa.store.tables import Table
+from proa.store.trainer import Compared, Trainer
 
 STEPS_BETWEEN = 5
 RECOVERY_S_MAX = 120.0
@@ -66,8 +65,8 @@ class Kill:
 
 @dataclass
 class Verdict:
-    """wrong: rows that differed from the copy, in a pull or in the end; parity_wrong: parity blocks
-    that are not the sum of their data."""
+    """wrong: rows that differed from the copy, or were lost, in a pull or in the end; parity_wrong:
+    parity blocks that are not the sum of their data."""
 
     kills: list[Kill] = field(default_factory=list)
     steps: int = 0
@@ -86,43 +85,18 @@ class Verdict:
         return {"passed": self.passed, **asdict(self)}
 
 
-class _Worker:
-    """Trains its share of the rows towards `goal`."""
+async def _train(trainer: Trainer, address: str, verdict: Verdict, stop: asyncio.Event) -> None:
+    async with StoreClient(address, timeout_s=PUSH_S_MAX) as client:
+        while not stop.is_set():
+            await trainer.step(client)
+            _count(verdict, trainer.compared())
+            verdict.steps += 1
+            verdict.rows_pushed += min(trainer.batch, len(trainer.ids))
 
-    def __init__(
-        self, options: DrillOptions, number: int, address: str, table: Table, verdict: Verdict
-    ) -> None:
-        self._options, self._address, self._table = options, address, table
-        self._verdict = verdict
-        self.ids = np.arange(number, options.rows, options.workers)
-        self.copy = np.zeros((len(self.ids), table.width), np.uint8)
-        self._random = np.random.default_rng([options.seed, number])
 
-    async def run(self, stop: asyncio.Event) -> None:
-        table = self._table
-        size = min(self._options.batch, len(self.ids))
-        async with StoreClient(self._address, timeout_s=PUSH_S_MAX) as client:
-            while not stop.is_set():
-                mine = self._random.choice(len(self.ids), size, replace=False)
-                ids = self.ids[mine]
-                weights = await client.pull(table.name, ids)
-                self._compare(weights, table.weights(ids, self.copy[mine]))
-                gradients = weights - np.float32(self._random.standard_normal())
-                await client.push({table.name: (ids, gradients)})
-                await client.flush()
-                payload = np.ascontiguousarray(gradients).view(np.uint8)
-                self.copy[mine] = table.update(ids, self.copy[mine], payload)
-                self._verdict.steps += 1
-                self._verdict.rows_pushed += size
-
-    async def check(self, client: StoreClient) -> None:
-        """All rows, weights and optimiser state."""
-        self._compare(await client.stored(self._table.name, self.ids), self.copy)
-
-    def _compare(self, found: Any, copy: Any) -> None:
-        same = (found.view(np.uint8) == copy.view(np.uint8)).all(axis=1)
-        self._verdict.rows_compared += len(same)
-        self._verdict.wrong += int((~same).sum())
+def _count(verdict: Verdict, compared: Compared) -> None:
+    verdict.rows_compared += compared.rows
+    verdict.wrong += compared.wrong + compared.lost
 
 
 async def drill(options: DrillOptions, tell: Callable[[str], None]) -> Verdict:
@@ -138,15 +112,18 @@ async def drill(options: DrillOptions, tell: Callable[[str], None]) -> Verdict:
         table = Table("drill", options.rows, options.dim, RowWiseAdagrad(0.1))
         async with StoreClient(address) as client:
             await client.create_table(table)
-            workers = [
-                _Worker(options, number, address, table, verdict)
+            trainers = [
+                Trainer(
+                    table, np.arange(number, options.rows, options.workers), options.batch,
+                    (options.seed, number),
+                )
                 for number in range(options.workers)
-            ]
+            ]  # fmt: skip
             stop = asyncio.Event()
             try:
                 async with asyncio.TaskGroup() as group:
-                    for worker in workers:
-                        group.create_task(worker.run(stop))
+                    for trainer in trainers:
+                        group.create_task(_train(trainer, address, verdict, stop))
                     await _steps(verdict, STEPS_BETWEEN)
                     await _kills(options, store, verdict, tell)
                     stop.set()
@@ -155,8 +132,9 @@ async def drill(options: DrillOptions, tell: Callable[[str], None]) -> Verdict:
             except* TimeoutError:
                 raise Unavailable(f"the store did not recover in {RECOVERY_S_MAX:g} s") from None
             tell("comparing every byte")
-            for worker in workers:
-                await worker.check(client)
+            for trainer in trainers:
+                await trainer.check(client)
+                _count(verdict, trainer.compared())
         await _scrub(address, verdict)
     return verdict
 

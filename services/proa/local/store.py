@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proa import rpc
 from proa.api.v1 import store_pb2_grpc
 from proa.errors import SettingsError
 from proa.local.ports import HOST, Ports
@@ -20,6 +19,9 @@ from proa.local.probe import Probe
 from proa.local.processes import Limits, ProcessSpec, Sink
 from proa.local.run_file import RunFile
 from proa.local.supervisor import Supervisor, discard
+from proa.rpc import Channels, peer_errors
+from proa.runtime.tls import open_tls
+from proa.store.post import ROLE
 from proa.store.valkey import command, socket_of
 
 COORDINATOR = "coordinator"
@@ -33,7 +35,8 @@ STAGE_AGENTS, STAGE_COORDINATOR, STAGE_SERVERS = range(3)
 class StoreOptions:
     """What `proa store up` was asked for. Port 0: any free one. shards 0: k + r + 1.
 
-    agent_env: more variables for the agents of some shards (tests).
+    faults: the agents take faults of experiments. agent_env: more variables for the agents of some
+    shards (tests).
     """
 
     run_dir: Path = Path(".proa-store")
@@ -43,6 +46,7 @@ class StoreOptions:
     r: int = 1
     shards: int = 0
     memory_bytes_max: int = 0
+    faults: bool = False
     agent_env: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -165,6 +169,7 @@ def _agent(
         name=agent_name(shard),
         argv=(sys.executable, "-m", "proa.store", "agent"),
         env={
+            **({"PROA_STORE_FAULTS": "true"} if options.faults else {}),
             **options.agent_env.get(shard, {}),
             "PROA_STORE_SHARD": str(shard),
             "PROA_STORE_COORDINATOR": f"{HOST}:{coordinator}",
@@ -179,18 +184,21 @@ def _agent(
     )
 
 
-async def asked(address: str, call: Callable[[Any], Any]) -> AsyncGenerator[Any, None]:
+async def asked(
+    address: str, call: Callable[[Any], Any], tls_dir: Path | None = None
+) -> AsyncGenerator[Any, None]:
     """The answers of the coordinator at `address` to a streaming call of its stub.
 
-    Errors: ProaError, naming the coordinator."""
-
-    async with (
-        rpc.connect(address, message_bytes_max=_MESSAGE_BYTES_MAX) as channel,
-        rpc.peer_errors(f"coordinator {address}"),
-    ):
-        stub = store_pb2_grpc.EmbeddingStoreStub(channel)  # type: ignore[no-untyped-call]
-        async for message in call(stub):
-            yield message
+    tls_dir: tls.crt, tls.key, ca.crt of our own. Errors: ProaError, naming the coordinator."""
+    tls = open_tls(tls_dir, "tls_dir")
+    channels = Channels(message_bytes_max=_MESSAGE_BYTES_MAX, tls=tls)
+    try:
+        async with peer_errors(f"coordinator {address}"):
+            stub = store_pb2_grpc.EmbeddingStoreStub(channels(address, ROLE))  # type: ignore[no-untyped-call]
+            async for message in call(stub):
+                yield message
+    finally:
+        await channels.close()
 
 
 @contextlib.asynccontextmanager

@@ -29,6 +29,12 @@ FAULTS_MAX = 16
 TTL_MS_MAX = 600_000
 DELAY_MS_MAX = 600_000
 TEXT_BYTES_MAX = 64
+_OF_CALLS = (faults_pb2.DELAY, faults_pb2.PAUSE, faults_pb2.ERROR, faults_pb2.DROP)
+_ELSEWHERE = {
+    faults_pb2.BITFLIP: "BITFLIP acts on workers and on agents of the store; this service has"
+    " nothing to flip",
+    faults_pb2.STALE_DISK: "STALE_DISK acts on agents of the store; this service has no disk",
+}
 
 # Takes in what `FaultInjector.Announce` says. Errors: InvalidRequest, Overloaded.
 Announce = Callable[[faults_pb2.AnnounceRequest], None]
@@ -54,23 +60,58 @@ class _Active:
     timer: asyncio.TimerHandle
 
 
-class FaultTable:
-    """The active faults of this process. Use it on the event loop only."""
+class Actor(Protocol):
+    """Acts out faults that are not of calls: those of its `kinds`."""
 
-    def __init__(self) -> None:
+    @property
+    def kinds(self) -> frozenset[int]: ...
+
+    async def begin(self, fault: faults_pb2.Fault) -> None:
+        """Let it act. Errors: a ProaError, and nothing was done."""
+
+    def ended(self, fault: faults_pb2.Fault) -> None:
+        """It was cleared, or replaced, or its time has run out. Must not raise."""
+
+
+class FaultTable:
+    """The active faults of this process. Use it on the event loop only. `actor`: who acts out what
+    is not of calls; without one, such faults are refused."""
+
+    def __init__(self, actor: Actor | None = None) -> None:
         self._active: dict[str, _Active] = {}
         self._watcher: Watcher | None = None
+        self._actor = actor
+        self._turn = asyncio.Lock()
 
     def watch(self, watcher: Watcher) -> None:
         """Tell `watcher` of every fault from now on."""
         self._watcher = watcher
 
+    async def begin(self, fault: faults_pb2.Fault) -> None:
+        """As `inject`, also what the actor acts out; one that is active already is not begun again.
+        Errors: those of `inject` and of the actor."""
+        async with self._turn:
+            self._admit(fault)
+            if self._actor is not None and fault.kind in self._actor.kinds:
+                known = self._active.get(fault.id)
+                if known is not None and known.fault == fault:
+                    return
+                await self._actor.begin(fault)
+            self._add(fault)
+
     def inject(self, fault: faults_pb2.Fault) -> None:
-        """Add `fault` or replace the one of its id. Errors: InvalidRequest, NotSupported,
+        """Add a fault of calls, or replace the one of its id. Errors: InvalidRequest, NotSupported,
         Overloaded."""
-        _check(fault)
+        self._admit(fault)
+        assert self._actor is None or fault.kind not in self._actor.kinds, "see begin"
+        self._add(fault)
+
+    def _admit(self, fault: faults_pb2.Fault) -> None:
+        _check(fault, self._actor.kinds if self._actor is not None else frozenset())
         if fault.id not in self._active and len(self._active) >= FAULTS_MAX:
             raise Overloaded(f"{FAULTS_MAX} faults are active, which is the limit; clear one")
+
+    def _add(self, fault: faults_pb2.Fault) -> None:
         self._end(fault.id)
         loop = asyncio.get_running_loop()
         self._active[fault.id] = _Active(
@@ -127,6 +168,8 @@ class FaultTable:
         if one is not None:
             one.timer.cancel()
             one.ended.set()
+            if self._actor is not None and one.fault.kind in self._actor.kinds:
+                self._actor.ended(one.fault)
             if self._watcher is not None:
                 self._watcher.ended(fault_id)
 
@@ -142,7 +185,7 @@ class FaultService(faults_pb2_grpc.FaultInjectorServicer):
     async def Inject(
         self, request: faults_pb2.InjectRequest, _context: Context
     ) -> faults_pb2.FaultReply:
-        self._table.inject(request.fault)
+        await self._table.begin(request.fault)
         return self._table.reply()
 
     @servicer_errors
@@ -207,15 +250,11 @@ def _hits(one: _Active, method: str) -> bool:
     return probability >= 1.0 or one.dice.random() < probability
 
 
-def _check(fault: faults_pb2.Fault) -> None:
-    if fault.kind == faults_pb2.BITFLIP:
-        raise NotSupported("fault: BITFLIP acts on workers; this service has no outputs to flip")
-    if fault.kind not in (
-        faults_pb2.DELAY,
-        faults_pb2.PAUSE,
-        faults_pb2.ERROR,
-        faults_pb2.DROP,
-    ):
+def _check(fault: faults_pb2.Fault, more: frozenset[int]) -> None:
+    """`more`: kinds beside those of calls."""
+    if fault.kind in _ELSEWHERE and fault.kind not in more:
+        raise NotSupported(f"fault: {_ELSEWHERE[fault.kind]}")
+    if fault.kind not in _OF_CALLS and fault.kind not in more:
         raise InvalidRequest(f"fault: kind {fault.kind} is not one of DELAY, PAUSE, ERROR, DROP")
     limits = {
         "ttl_ms": (fault.ttl_ms, 1, TTL_MS_MAX),

@@ -17,6 +17,8 @@ from proa.store.told import server_at
 
 PASSWORD_BYTES_MAX = 4096
 TLS_SETTING = "PROA_STORE_TLS_DIR"
+SERVER_SETTINGS = ("PROA_STORE_SERVER_USER", "PROA_STORE_SERVER_PASSWORD_FILE")
+READER_SETTINGS = ("PROA_STORE_READER_USER", "PROA_STORE_READER_PASSWORD_FILE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +49,23 @@ class Access:
         return found
 
 
-def read_access(tls_dir: Path | None, user: str, password: Path | None, who: str) -> Access:
-    """`password`: the file, without the line break at its end; `who`: SERVER or READER, for
-    errors. Errors: SettingsError, EnvironmentLacks."""
-    setting = f"PROA_STORE_{who}"
+def read_access(
+    tls_dir: Path | None, user: str, password: Path | None, named: tuple[str, str]
+) -> Access:
+    """`password`: the file, without the line break at its end; `named`: what `user` and `password`
+    are called, for errors. Errors: SettingsError, EnvironmentLacks."""
     if not user and password is None:
         return Access(tls_dir)
     if not user or password is None:
-        raise SettingsError(f"{setting}_USER and {setting}_PASSWORD_FILE belong together")
+        raise SettingsError(f"{named[0]} and {named[1]} belong together")
     try:
         with password.open("rb") as file:
             text = file.read(PASSWORD_BYTES_MAX + 1)
     except OSError as exc:
-        raise EnvironmentLacks(f"{setting}_PASSWORD_FILE: {password}: {exc.strerror}") from exc
+        raise EnvironmentLacks(f"{named[1]}: {password}: {exc.strerror}") from exc
     if len(text) > PASSWORD_BYTES_MAX:
-        raise EnvironmentLacks(
-            f"{setting}_PASSWORD_FILE: {password}: more than {PASSWORD_BYTES_MAX} bytes"
-        )
+        raise EnvironmentLacks(f"{named[1]}: {password}: more than {PASSWORD_BYTES_MAX} bytes")
     word = text.decode("utf-8", "replace").strip("\r\n")
     if not word:
-        raise EnvironmentLacks(f"{setting}_PASSWORD_FILE: {password}: is empty")
+        raise EnvironmentLacks(f"{named[1]}: {password}: is empty")
     return Access(tls_dir, user, word)

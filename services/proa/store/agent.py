@@ -6,20 +6,24 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
+import numpy as np
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from proa.errors import ProaError, SettingsError, Unavailable
 from proa.rpc import Channels
 from proa.runtime.admin import Admin
+from proa.runtime.faults import FaultInterceptor, FaultTable, add_faults
 from proa.runtime.selfcheck import check_port, keep_checking
 from proa.runtime.serve import serve
 from proa.runtime.server import add_reflection, listen, make_health, make_server
 from proa.runtime.settings import from_env
 from proa.runtime.tls import TlsFiles, export_expiry, open_tls
 from proa.store.access import TLS_SETTING
+from proa.store.faults import DiskFaults
 from proa.store.metrics import AgentMetrics, pending
 from proa.store.peer import NAME, AgentService, add_peer
 from proa.store.post import ROLE, Post
@@ -39,6 +43,8 @@ log = logging.getLogger(__name__)
 
 SPARE_CALLS = 64
 MEMORY_S = 0.5
+LEAVE_S = 0.02
+STUCK_S = 30.0
 FULL = 0.95  # of maxmemory: what is under way must still fit
 
 
@@ -63,6 +69,21 @@ async def serve_agent(
         await agent.close()
 
 
+class Stuck:
+    """Parity blocks to collect that do not get fewer: rows of their stripes are lost for good, or
+    a shard stays away. Waiting for them would hold up every rolling update."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._count, self._since = 0, now()
+
+    def told(self, count: int) -> bool:
+        """How many there are now; whether there have been as many for STUCK_S."""
+        if count != self._count:
+            self._count, self._since = count, self._now()
+        return self._now() - self._since > STUCK_S
+
+
 class _Agent:
     """Its parts, and what they know of the others."""
 
@@ -76,10 +97,12 @@ class _Agent:
         self._settings, self._channels, self._tls = settings, channels, tls
         self._told: Told | None = None
         self._full = False
+        self._stuck = Stuck()
         self._server, self._others = settings.own.server(settings.server), settings.others
         self._post = Post(settings.shard, self._address, channels)
         self._views: RedisViews | None = None
         self._disk: RedisDisk | None = None
+        self._faults = DiskFaults(self._server, self._k, self._row)
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.shell = Shell(
@@ -97,14 +120,17 @@ class _Agent:
 
     async def serve(self, listening: asyncio.Future[tuple[int, int]] | None) -> None:
         settings = self._settings
+        table = FaultTable(self._faults)
         server = make_server(
             message_bytes_max=settings.message_bytes_max,
             calls_max=settings.calls_max + SPARE_CALLS,
+            interceptors=[FaultInterceptor(table, NAME)] if settings.faults else [],
         )
         service = AgentService(self.shell, self._shards, self.metrics.report, self._scrub)
         add_peer(server, service)
+        names = [NAME, add_faults(server, table)] if settings.faults else [NAME]
         health = await make_health(server)
-        add_reflection(server, [NAME])
+        add_reflection(server, names)
         tls = self._tls
         port = listen(server, settings.host, settings.port, tls.server() if tls else None)
         admin = Admin(settings.admin_port, self.registry, settings.host)
@@ -112,7 +138,7 @@ class _Agent:
         log.info("listening port=%d", port)
         if listening is not None:
             listening.set_result((port, admin.port))
-        ready = asyncio.Event()
+        ready, draining = asyncio.Event(), asyncio.Event()
 
         async def check() -> None:
             self._check()
@@ -121,14 +147,23 @@ class _Agent:
         roots: dict[str, Awaitable[None]] = {
             "shell": self.shell.run(),
             "memory": self._watch_memory(),
+            "leave": self._leave(draining, service),
             "self-check": keep_checking(check, ready, interval_s=0.2),
         }
+        if settings.faults:
+            roots["faults"] = self._faults.run()
         if tls is not None:
             export_expiry(self.registry, {"services": tls})
             roots["certificate"] = tls.watch()
             roots["renewals"] = self._hand_on_renewals(tls)
         await serve(
-            server, health=health, admin=admin, roots=roots, ready=ready, grace_s=settings.grace_s
+            server,
+            health=health,
+            admin=admin,
+            roots=roots,
+            ready=ready,
+            grace_s=settings.grace_s,
+            on_drain=draining.set,
         )
 
     async def close(self) -> None:
@@ -136,6 +171,14 @@ class _Agent:
         if self._views is not None:
             await self._views.close()
         await self._channels.close()
+
+    async def _leave(self, draining: asyncio.Event, service: AgentService) -> None:
+        """Pushes under way need the other shards' answers; after the last one nobody does."""
+        await draining.wait()
+        while True:
+            if not self.shell.pushing:
+                service.end_streams()
+            await asyncio.sleep(LEAVE_S)
 
     def _check(self) -> None:
         """Errors: Unavailable, until the shard takes pushes and is whole: who takes down shards one
@@ -147,7 +190,8 @@ class _Agent:
             phase = "starting" if agent is None else agent.phase.value
             raise Unavailable(f"shard {self._settings.shard} is {phase}")
         rows, parity = pending(agent), len(agent.parity.incomplete)
-        if rows or parity:
+        stuck = self._stuck.told(parity)
+        if rows or (parity and not stuck):
             raise Unavailable(
                 f"shard {self._settings.shard}: {rows} rows and {parity} parity blocks to rebuild"
             )
@@ -170,7 +214,20 @@ class _Agent:
         assert isinstance(self.shell.tables, Catalogue)
         return self.shell.tables
 
+    def _k(self) -> int:
+        return self._told.catalogue.k if self._told else 0
+
+    def _row(self, block: Block, row: int) -> str:
+        """How people name it."""
+        where = f"stripe {block.stripe} position {block.position} row {row}"
+        if block.position >= self._k():
+            return where
+        table, ids = self._tables().ids(block, np.array([row]))
+        return f"{where} ({table.name}[{ids[0]}])"
+
     def _new_disk(self, nonce: int) -> RedisDisk:
+        if self._faults.leaving:
+            raise Unavailable("an old disk is being put back")
         store = self._told.store if self._told else ""
         self._disk = RedisDisk(self._settings.shard, self._server, nonce, store)
         return self._disk

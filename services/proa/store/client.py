@@ -145,12 +145,19 @@ class StoreClient:
 
         Errors: InvalidRequest, DataLost with the ids, ShardUnavailable.
         """
+        return (await self.pull_many({name: ids}))[name]
+
+    async def pull_many(self, asked: Mapping[str, Ids]) -> dict[str, Floats]:
+        """`pull` of some tables at once, by name: one exchange with each shard for all of them.
+
+        Errors: as `pull`, and nothing of the others then.
+        """
         deadline = self._deadline()
-        told = await self._fresh(deadline)
-        table = told.usable.table(name)
-        ids = check_ids(table, ids)
-        stored = await self.pull_stored(name, ids, deadline)
-        return table.weights(ids, stored)
+        usable = (await self._fresh(deadline)).usable
+        tables = {name: usable.table(name) for name in asked}
+        ids = {name: check_ids(tables[name], some) for name, some in asked.items()}
+        stored = await self._stored(ids, deadline)
+        return {name: table.weights(ids[name], stored[name]) for name, table in tables.items()}
 
     async def stored(self, name: str, ids: Ids, lost: set[int] | None = None) -> Bytes:
         """`pull_stored` within the time of one pull."""
@@ -161,18 +168,27 @@ class StoreClient:
     ) -> Bytes:
         """Records as the store has them, uint8 `[ids, width]`; see `pull`. lost: takes the ids of
         lost rows, which are zero then, in place of DataLost."""
+        return (await self._stored({name: ids}, deadline, lost))[name]
+
+    async def _stored(
+        self, asked: Mapping[str, Ids], deadline: float, lost: set[int] | None = None
+    ) -> dict[str, Bytes]:
         told = await self._fresh(deadline)
-        stored = np.zeros((len(ids), told.usable.table(name).width), np.uint8)
-        todo = {one.block: one for one in told.usable.locate(name, ids)}
+        stored: dict[str, Bytes] = {}
+        todo: dict[Block, Located] = {}
+        for name, ids in asked.items():
+            stored[name] = np.zeros((len(ids), told.usable.table(name).width), np.uint8)
+            todo.update((one.block, one) for one in told.usable.locate(name, ids))
         wait_s = RETRY_S_MIN
         assert self._views is not None
         while todo:
-            asked = {block: one.rows for block, one in todo.items()}
-            answers = await read_rows(told.catalogue.layout, told.map, asked, self._views)
+            rows = {block: one.rows for block, one in todo.items()}
+            answers = await read_rows(told.catalogue.layout, told.map, rows, self._views)
             todo = self._taken(told.catalogue, todo, answers, stored, lost)
             if todo:
                 self._maps.hurry()
-                await pause(wait_s, deadline, f"{len(todo)} blocks of table {name!r}")
+                tables = ", ".join(map(repr, asked))
+                await pause(wait_s, deadline, f"{len(todo)} blocks of table {tables}")
                 wait_s = min(2 * wait_s, RETRY_S_MAX)
                 told = await self._fresh(deadline)
         return stored
@@ -182,13 +198,14 @@ class StoreClient:
         catalogue: Catalogue,
         todo: Mapping[Block, Located],
         answers: Mapping[Block, Answer],
-        stored: Bytes,
+        stored: Mapping[str, Bytes],
         lost: set[int] | None,
     ) -> dict[Block, Located]:
         """Puts pieces where they belong; what is still to read. Errors: DataLost."""
         rest: dict[Block, Located] = {}
         for block, one in todo.items():
             answer = answers[block]
+            target = stored[catalogue.placed_at(block.stripe).table.name]
             if answer.lost:
                 table, ids = catalogue.ids(block, np.array(answer.lost, np.intp))
                 if lost is None:
@@ -197,7 +214,7 @@ class StoreClient:
             for piece in answer.pieces:
                 whole = len(piece.rows) == len(one.rows)
                 at = slice(None) if whole else np.searchsorted(one.rows, piece.rows)
-                stored[one.where[at]] = piece.data
+                target[one.where[at]] = piece.data
             if answer.later:
                 at = np.searchsorted(one.rows, np.array(answer.later, np.intp))
                 rest[block] = Located(block, one.rows[at], one.where[at])

@@ -21,6 +21,7 @@ from proa.runtime.tls import TlsFiles, export_expiry, open_tls
 from proa.store import peer
 from proa.store.access import TLS_SETTING
 from proa.store.books import Books
+from proa.store.places import Place, place_of
 from proa.store.post import ROLE, Post
 from proa.store.protocol.actions import COORDINATOR
 from proa.store.protocol.config import StoreConfig
@@ -46,7 +47,7 @@ async def serve_coordinator(
     listening: asyncio.Future[tuple[int, int]] | None = None,
 ) -> None:
     """Serve until cancelled; `listening` gets the gRPC port and the admin port. `environ`: says
-    where the Kubernetes API is."""
+    where the Kubernetes API is, and has AWS_* for snapshots in buckets."""
     addresses = settings.addresses
     fresh = Catalogue.new(settings.k, settings.r, [one.domain for one in addresses])
 
@@ -54,6 +55,9 @@ async def serve_coordinator(
         if not isinstance(to, int):
             raise SettingsError(f"nobody is called {to}")
         return addresses[to].agent
+
+    def place(name: str) -> Place:
+        return place_of(name, environ or {}, settings.s3_endpoint, settings.s3_region)
 
     access = settings.others
     tls = open_tls(settings.tls_dir, TLS_SETTING, ROLE)
@@ -74,7 +78,7 @@ async def serve_coordinator(
         async with held as (state, tenure):
             admin.set_ready(False, "starting")
             books = Books(state, fresh, post, config or StoreConfig(), tenure)
-            service = StoreService(books, addresses, channels, access=access)
+            service = StoreService(books, addresses, channels, access=access, place=place)
             try:
                 await _serve(settings, books, service, admin, registry, tls, listening)
             finally:

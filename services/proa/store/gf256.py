@@ -3,22 +3,31 @@
 The field is GF(2)[x] modulo x^8 + x^4 + x^3 + x^2 + 1 (0x11D) with generator 2, as in RAID-6.
 Addition is XOR, so whatever is added twice is gone: deltas, their undoing and decoding are one
 operation. Parity row 0 (P) has the coefficients 1, 1, 1, ...; row 1 (Q) has 1, 2, 4, 8, ...
+
+Products of many bytes come from ISA-L where this machine has it, else from a table of 64 KiB. Which
+of both is settled, checked and said in the log when the first of them is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from proa.errors import TooManyErasures
+from proa.store.isal import Isal, load
+
+log = logging.getLogger(__name__)
 
 Bytes = NDArray[np.uint8]
 
 POLYNOMIAL = 0x11D
 PARITY_ROWS_MAX = 2
 MEMBERS_MAX = 255
+ISAL_BYTES_MIN = 4096  # below, the call through ctypes costs more than the table
 
 
 def _powers() -> list[int]:
@@ -46,7 +55,9 @@ def inverse(a: int) -> int:
 
 
 def _table() -> Bytes:
-    table = np.array([[multiply(a, b) for b in range(256)] for a in range(256)], np.uint8)
+    exp, log_of = np.array(EXP * 2, np.uint8), np.array([LOG[a] for a in range(1, 256)])
+    table = np.zeros((256, 256), np.uint8)
+    table[1:, 1:] = exp[log_of[:, None] + log_of]
     table.flags.writeable = False
     return table
 
@@ -63,7 +74,32 @@ def coefficient(row: int, member: int) -> int:
 
 def scaled(factor: int, data: Bytes) -> Bytes:
     """factor times every byte of `data`, of any shape. Factor 1 gives `data` itself."""
-    return data if factor == 1 else TABLE[factor][data]
+    if factor == 1:
+        return data
+    if data.size >= ISAL_BYTES_MIN and (isal := checked(load)) is not None:
+        return isal.scaled(factor, data)
+    return by_table(factor, data)
+
+
+def by_table(factor: int, data: Bytes) -> Bytes:
+    """The same from the table."""
+    found: Bytes = TABLE[factor][data]
+    return found
+
+
+@cache
+def checked(find: Callable[[], Isal | None]) -> Isal | None:
+    """ISA-L if there is one and its products are ours, all 65,536 of them. Asked for once."""
+    found = find()
+    every = np.arange(256, dtype=np.uint8)
+    if found is None:
+        log.info("GF(256): by table, ISA-L is not here")
+    elif any((found.scaled(a, every) != TABLE[a]).any() for a in range(256)):
+        log.warning("GF(256): by table, the products of ISA-L are wrong")
+        return None
+    else:
+        log.info("GF(256): by ISA-L")
+    return found
 
 
 def solve(matrix: Sequence[Sequence[int]], sums: Sequence[Bytes]) -> list[Bytes]:

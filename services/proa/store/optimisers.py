@@ -100,9 +100,7 @@ class Adagrad:
 
     def step(self, weights: Floats, state: Floats, gradients: Floats) -> Stepped:
         state = state + self.accumulated(gradients)
-        below = np.sqrt(state) + np.float32(self.eps)
-        # Where both are 0 (eps = 0, no gradient ever) the row stays.
-        along = np.divide(gradients, below, out=np.zeros_like(gradients), where=below != 0)
+        along = _divided(gradients, np.sqrt(state) + np.float32(self.eps))
         return weights - np.float32(self.learning_rate) * along, state
 
 
@@ -153,8 +151,9 @@ class LazyAdam:
         )
         rate, scale = self._corrections(count[:, 0])
         below = np.sqrt(square) / scale + np.float32(self.eps)
-        along = np.divide(mean, below, out=np.zeros_like(mean), where=below != 0)
-        return weights - rate * along, np.hstack((mean, square, count.view(np.float32)))
+        return weights - rate * _divided(mean, below), np.hstack(
+            (mean, square, count.view(np.float32))
+        )
 
     def _corrections(self, count: NDArray[np.uint32]) -> tuple[Floats, Floats]:
         """Per row learning_rate / (1 - beta1^t) and sqrt(1 - beta2^t): [rows, 1]."""
@@ -190,6 +189,15 @@ def from_json(value: Mapping[str, Any]) -> Optimiser:
         raise InvalidRequest(f"optimiser {kind}: {exc}") from exc
 
 
+def _divided(above: Floats, below: Floats) -> Floats:
+    """Where the divisor is 0 (eps = 0, no gradient ever) the row stays."""
+    some = below != 0
+    if some.all():
+        found: Floats = above / below
+        return found
+    return np.divide(above, below, out=np.zeros_like(above), where=some)
+
+
 def _power(base: float, exponent: int) -> float:
     """By multiplications: the same bits everywhere, as those of pow need not be."""
     total = 1.0
@@ -203,11 +211,14 @@ def _power(base: float, exponent: int) -> float:
 
 def _row_sums(values: Floats) -> Floats:
     """Sums over columns, [rows, 1], halving: an order that no vector unit changes."""
-    while values.shape[1] > 1:
-        half = (values.shape[1] + 1) // 2
-        more = values[:, half:]
-        values = values[:, :half].copy()
-        values[:, : more.shape[1]] += more
+    while (columns := values.shape[1]) > 1:
+        half = (columns + 1) // 2
+        if columns % 2 == 0:
+            values = values[:, :half] + values[:, half:]
+        else:
+            values = np.hstack(
+                (values[:, : half - 1] + values[:, half:], values[:, half - 1 : half])
+            )
     return values
 
 

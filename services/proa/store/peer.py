@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -28,6 +29,7 @@ class PeerService(store_pb2_grpc.StorePeerServicer):
 
     def __init__(self, shards: Callable[[], int], receive: Receive) -> None:
         self._shards, self._receive = shards, receive
+        self._streams: set[asyncio.Task[None]] = set()
 
     @servicer_stream_errors
     async def Exchange(
@@ -35,10 +37,24 @@ class PeerService(store_pb2_grpc.StorePeerServicer):
         request_iterator: AsyncIterator[store_pb2.PeerFrame],
         context: Context,  # noqa: ARG002
     ) -> AsyncIterator[store_pb2.PeerFrame]:
-        await deliver(request_iterator, self._shards(), self._receive)
+        delivery = deliver(request_iterator, self._shards(), self._receive)
+        task = asyncio.create_task(delivery)
+        self._streams.add(task)
+        try:
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()
+        finally:
+            task.cancel()
+            self._streams.discard(task)
         nothing: tuple[store_pb2.PeerFrame, ...] = ()  # what we say goes by a stream of our own
         for frame in nothing:
             yield frame
+
+    def end_streams(self) -> None:
+        """Those who speak to us would go on for ever."""
+        for task in self._streams:
+            task.cancel()
 
 
 class AgentService(PeerService):

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc.aio
 
@@ -18,6 +18,7 @@ from proa.store.access import Access
 from proa.store.books import Books
 from proa.store.client import StoreClient
 from proa.store.initial import Floats, Ids
+from proa.store.places import Place
 from proa.store.post import ROLE
 from proa.store.pushing import Session
 from proa.store.settings import ShardAddress
@@ -39,7 +40,8 @@ FLUSH_LOOK_S = 0.05
 
 
 class StoreService(store_pb2_grpc.EmbeddingStoreServicer):
-    """`client`: for callers that have no map; connected when the first of them comes."""
+    """`access`: of the client for callers that have no map, which is connected when the first of
+    them comes; `place`: of a snapshot, by its name."""
 
     def __init__(
         self,
@@ -48,13 +50,14 @@ class StoreService(store_pb2_grpc.EmbeddingStoreServicer):
         channels: Channels,
         *,
         access: Access | None = None,
+        place: Callable[[str], Place],
     ) -> None:
         self._books, self._addresses, self._channels = books, addresses, channels
         self._access = access
         self._client: StoreClient | None = None
         self._connecting = asyncio.Lock()
         self.address = ""  # our own, once it is known
-        self._upkeep = Upkeep(books, addresses, channels, self._reports, self._connected)
+        self._upkeep = Upkeep(books, addresses, channels, self._reports, self._connected, place)
 
     async def close(self) -> None:
         if self._client is not None:

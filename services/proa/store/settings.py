@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from proa.cluster.settings import S3_ENDPOINT
 from proa.errors import SettingsError
 from proa.rpc import check_address
 from proa.runtime.settings import REQUIRED, setting
-from proa.store.access import TLS_SETTING, Access, read_access
+from proa.store.access import (
+    READER_SETTINGS,
+    SERVER_SETTINGS,
+    TLS_SETTING,
+    Access,
+    read_access,
+)
 from proa.store.told import server_at
 
 _HOST = "address the gRPC port listens on"
@@ -83,6 +90,11 @@ class AgentSettings:
         maximum=1 << 30,
         why="rows decoded in the background, and rows scrubbed; 0: no limit",
     )
+    faults: bool = setting(
+        False,
+        env="PROA_STORE_FAULTS",
+        why="serve FaultInjector; for chaos experiments only",
+    )
     crash_at: str = setting(
         "",
         env="PROA_STORE_CRASH_AT",
@@ -92,12 +104,16 @@ class AgentSettings:
     @property
     def own(self) -> Access:
         """To the shard's own server. Errors: SettingsError, EnvironmentLacks."""
-        return read_access(self.tls_dir, self.server_user, self.server_password_file, "SERVER")
+        return read_access(
+            self.tls_dir, self.server_user, self.server_password_file, SERVER_SETTINGS
+        )
 
     @property
     def others(self) -> Access:
         """To those of other shards. Errors: SettingsError, EnvironmentLacks."""
-        return read_access(self.tls_dir, self.reader_user, self.reader_password_file, "READER")
+        return read_access(
+            self.tls_dir, self.reader_user, self.reader_password_file, READER_SETTINGS
+        )
 
 
 @dataclass(frozen=True)
@@ -111,7 +127,7 @@ class ShardAddress:
 
 @dataclass(frozen=True)
 class CoordinatorSettings:
-    """See `why` of each."""
+    """See `why` of each. Credentials for S3 come from AWS_* variables, as everywhere."""
 
     shards: str = setting(
         REQUIRED,
@@ -160,10 +176,21 @@ class CoordinatorSettings:
         None, env="PROA_STORE_READER_PASSWORD_FILE", why=_READER_FILE
     )
 
+    s3_endpoint: str = setting(
+        S3_ENDPOINT,
+        env="PROA_STORE_S3_ENDPOINT",
+        why="of snapshots in s3://: http:// or https://, host and port",
+    )
+    s3_region: str | None = setting(
+        None, env="PROA_STORE_S3_REGION", why="of the bucket; not set: the server is asked"
+    )
+
     @property
     def others(self) -> Access:
         """To the shards' servers. Errors: SettingsError, EnvironmentLacks."""
-        return read_access(self.tls_dir, self.reader_user, self.reader_password_file, "READER")
+        return read_access(
+            self.tls_dir, self.reader_user, self.reader_password_file, READER_SETTINGS
+        )
 
     @property
     def addresses(self) -> tuple[ShardAddress, ...]:

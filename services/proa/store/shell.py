@@ -175,6 +175,11 @@ class Shell:
         for caller in self._callers:
             caller.give_up(why)
 
+    @property
+    def pushing(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return bool(self._callers)
+
     async def push(self, push: ms.Push) -> PushAnswer:
         """Answered when it survives r losses, or refused whole. Errors: Unavailable, of a push that
         may have been written: the same push again tells."""

@@ -12,10 +12,8 @@ import asyncio
 import hashlib
 import io
 import json
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -23,9 +21,11 @@ import numpy as np
 from proa.errors import InvalidRequest
 from proa.store.gf256 import Bytes
 from proa.store.initial import Floats, Ids
+from proa.store.places import Place
 from proa.store.tables import Table
 
 MANIFEST = "snapshot.json"
+NOT_SEALED = f"{MANIFEST}.new"
 FORMAT = 1
 FILE_ROWS = 1 << 16
 PULL_ROWS = 4096
@@ -68,57 +68,45 @@ class Part:
 class Snapshot:
     """`tables`: each with its files. store: the name of the one it is of."""
 
-    directory: Path
+    place: Place
     store: str
     tables: Sequence[tuple[Table, Mapping[int, Part]]] = field(default_factory=tuple)
 
     @classmethod
-    def read(cls, directory: Path) -> Snapshot:
-        """Errors: InvalidRequest: there is none, or it is of another format."""
-        path = directory / MANIFEST
+    def read(cls, place: Place) -> Snapshot:
+        """Errors: those of `place`; InvalidRequest: there is none, or it is of another format."""
+        path = f"{place.shown}/{MANIFEST}"
         try:
-            found = json.loads(path.read_text())
+            content = place.get(MANIFEST)
+        except InvalidRequest as exc:
+            raise InvalidRequest(f"{exc}: not a whole snapshot") from exc
+        try:
+            found = json.loads(content)
             if found["format"] != FORMAT:
                 raise InvalidRequest(f"{path}: format {found['format']}, not {FORMAT}")
             tables = [
                 (Table.from_json(one), {part["first"]: Part(**part) for part in one["files"]})
                 for one in found["tables"]
             ]
-            return cls(directory, found["store"], tables)
-        except OSError as exc:
-            raise InvalidRequest(f"{path}: {exc.strerror}: not a whole snapshot") from exc
+            return cls(place, found["store"], tables)
         except (ValueError, KeyError, TypeError) as exc:
             raise InvalidRequest(f"{path}: not the index of a snapshot: {exc}") from exc
 
     def stored(self, table: Table, part: Part) -> tuple[Ids, Bytes]:
         """Ids of a file, and their records as a store has them. Errors: InvalidRequest: the file
         is not what was written."""
-        path = self.directory / part.name
-        try:
-            content = path.read_bytes()
-        except OSError as exc:
-            raise InvalidRequest(f"{path}: {exc.strerror}") from exc
+        content = self.place.get(part.name)
         if hashlib.sha256(content).hexdigest() != part.sha256:
-            raise InvalidRequest(f"{path}: its SHA-256 is not the one in {MANIFEST}")
+            raise InvalidRequest(
+                f"{self.place.shown}/{part.name}: its SHA-256 is not the one in {MANIFEST}"
+            )
         with np.load(io.BytesIO(content), allow_pickle=False) as found:
             ids, whole = found["ids"], table.whole(found["weights"], found["state"])
         return ids, whole[:, :-1] ^ table.initial_records(ids)
 
 
-def new_directory(directory: Path) -> None:
-    """Errors: InvalidRequest if it has something in it."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if any(directory.iterdir()):
-            raise InvalidRequest(
-                f"{directory} is not empty; a snapshot needs a directory of its own"
-            )
-    except OSError as exc:
-        raise InvalidRequest(f"{directory}: {exc.strerror}") from exc
-
-
 async def write(
-    source: Source, tables: Sequence[Table], store: str, directory: Path
+    source: Source, tables: Sequence[Table], store: str, place: Place
 ) -> AsyncIterator[Progress]:
     """Write all rows of these tables; call `seal` when nothing was pushed meanwhile."""
     rows = written = size = 0
@@ -132,24 +120,19 @@ async def write(
             if len(ids):
                 name = f"{number:04}-{first // FILE_ROWS:08}.npz"
                 content = await asyncio.to_thread(_pack, table, ids, stored)
-                await asyncio.to_thread(_put, directory / name, content)
+                await asyncio.to_thread(place.put, name, content)
                 sha256 = hashlib.sha256(content).hexdigest()
                 files.append({"name": name, "first": first, "rows": len(ids), "sha256": sha256})
                 written, size = written + len(ids), size + len(content)
             yield Progress(rows, written, size)
         index.append({**table.to_json(), "files": files})
     content = json.dumps({"format": FORMAT, "store": store, "tables": index}, indent=1).encode()
-    await asyncio.to_thread(_put, directory / f"{MANIFEST}.new", content)
+    await asyncio.to_thread(place.put, NOT_SEALED, content)
 
 
-def seal(directory: Path) -> None:
+def seal(place: Place) -> None:
     """From here on it is a snapshot."""
-    (directory / f"{MANIFEST}.new").replace(directory / MANIFEST)
-    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    place.move(NOT_SEALED, MANIFEST)
 
 
 async def _touched(source: Source, table: Table, first: int, end: int) -> tuple[Ids, Bytes]:
@@ -167,13 +150,6 @@ def _pack(table: Table, ids: Ids, stored: Bytes) -> bytes:
     file = io.BytesIO()
     np.savez(file, ids=ids, weights=values[:, : table.dim], state=values[:, table.dim :])
     return file.getvalue()
-
-
-def _put(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 async def restore(

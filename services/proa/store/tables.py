@@ -91,7 +91,11 @@ class Table:
         weights, state = self.optimiser.step(
             values[:, : self.dim], values[:, self.dim :], gradients
         )
-        return np.hstack((weights, state)).view(np.uint8) ^ initial
+        whole = np.empty_like(values)
+        whole[:, : self.dim], whole[:, self.dim :] = weights, state
+        found = whole.view(np.uint8)
+        found ^= initial
+        return found
 
     def whole(self, weights: Floats, state: Floats | None) -> Bytes:
         """uint8 [rows, width + 1]: payloads that set rows, bit by bit. state: None: the initial
@@ -231,14 +235,15 @@ class Catalogue:
         blocks = number * group + place
         order = np.lexsort((row, blocks))
         blocks, row = blocks[order], row[order].astype(np.intp)
+        same = blocks[1:] == blocks[:-1]
+        if (same & (row[1:] == row[:-1])).any():
+            raise InvalidRequest(f"table {name!r}: an id comes twice; sum duplicates first")
         bounds = np.flatnonzero(np.diff(blocks, prepend=-1, append=-1))
         found = []
         for begin, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             stripe, position = divmod(int(blocks[begin]), self.k)
-            rows = row[begin:end]
-            if not (rows[1:] > rows[:-1]).all():
-                raise InvalidRequest(f"table {name!r}: an id comes twice; sum duplicates first")
-            found.append(Located(Block(extent.first + stripe, position), rows, order[begin:end]))
+            block = Block(extent.first + stripe, position)
+            found.append(Located(block, row[begin:end], order[begin:end]))
         return found
 
     def placed_at(self, stripe: int) -> Placed:

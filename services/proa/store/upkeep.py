@@ -7,17 +7,16 @@ import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import grpc.aio
 
 from proa.api.v1 import store_pb2, store_pb2_grpc
-from proa.errors import InvalidRequest, NotSupported, ProaError, Unavailable
+from proa.errors import ProaError, Unavailable
 from proa.rpc import Channels, peer_errors
 from proa.store import snapshot
 from proa.store.books import Books
 from proa.store.client import StoreClient
+from proa.store.places import Place
 from proa.store.post import ROLE
 from proa.store.settings import ShardAddress
 
@@ -34,7 +33,7 @@ Reports = Callable[[], Awaitable[list[store_pb2.ShardReport]]]
 
 
 class Upkeep:
-    """`reports`: of all shards; `client`: connected."""
+    """`reports`: of all shards; `client`: connected; `place`: of a snapshot, by its name."""
 
     def __init__(
         self,
@@ -43,9 +42,10 @@ class Upkeep:
         channels: Channels,
         reports: Reports,
         client: Callable[[], Awaitable[StoreClient]],
+        place: Callable[[str], Place],
     ) -> None:
         self._books, self._addresses, self._channels = books, addresses, channels
-        self._reports, self._client = reports, client
+        self._reports, self._client, self._place = reports, client, place
         self._snapshotting = asyncio.Lock()
 
     def _stub(self, shard: int) -> store_pb2_grpc.StorePeerStub:
@@ -56,7 +56,7 @@ class Upkeep:
     async def recover(self, rows_per_s_max: int) -> AsyncIterator[store_pb2.RecoverProgress]:
         """Progress until nothing is left to do. rows_per_s_max: of each shard, while this lasts;
         0: as the agents are set."""
-        before: dict[int, int] = {}
+        before: dict[int, store_pb2.ShardReport] = {}
         done, calm_at = 0, asyncio.get_running_loop().time()
         while True:
             if rows_per_s_max:
@@ -64,10 +64,8 @@ class Upkeep:
             shards = await self._reports()
             for one in shards:
                 if one.state == "open":
-                    known = before.get(one.shard, one.rows_decoded)
-                    # An agent that was started again counts from 0.
-                    done += max(0, one.rows_decoded - (known if known <= one.rows_decoded else 0))
-                    before[one.shard] = one.rows_decoded
+                    done += decoded_since(before.get(one.shard, one), one)
+                    before[one.shard] = one
             progress = store_pb2.RecoverProgress(
                 rows_done=done,
                 rows_pending=sum(one.rows_pending for one in shards),
@@ -140,13 +138,13 @@ class Upkeep:
     # --- snapshots
 
     async def snapshot(self, destination: str) -> AsyncIterator[store_pb2.SnapshotProgress]:
-        """One moment of all tables: see docs/store.md. Errors: InvalidRequest, NotSupported (s3),
-        Unavailable (a shard is down, or was replaced meanwhile)."""
-        directory = directory_of(destination)
+        """One moment of all tables: see docs/store.md. Errors: InvalidRequest, those of a
+        place, Unavailable (a shard is down, or was replaced meanwhile)."""
+        place = self._place(destination)
         if self._snapshotting.locked():
             raise Unavailable("another snapshot is being taken; try again later")
         async with self._snapshotting:
-            snapshot.new_directory(directory)
+            await asyncio.to_thread(place.claim)
             client = await self._client()
             epochs = self._epochs()
             settled = self._books.map.settled
@@ -157,12 +155,12 @@ class Upkeep:
             ]
             last = snapshot.Progress(0, 0, 0)
             async with self._held() as until:
-                async for last in snapshot.write(client, tables, self._books.store, directory):
+                async for last in snapshot.write(client, tables, self._books.store, place):
                     yield store_pb2.SnapshotProgress(
                         rows_written=last.written, bytes_written=last.bytes
                     )
                 await self._check(until, epochs)
-            snapshot.seal(directory)
+            await asyncio.to_thread(snapshot.seal, place)
             yield store_pb2.SnapshotProgress(
                 rows_written=last.written, bytes_written=last.bytes, done=True
             )
@@ -227,17 +225,11 @@ class Upkeep:
             raise Unavailable("a shard was replaced while the snapshot was taken: take it again")
 
 
-def directory_of(destination: str) -> Path:
-    """Errors: InvalidRequest, NotSupported."""
-    url = urlsplit(destination)
-    if url.scheme == "s3":
-        raise NotSupported(
-            f"{destination}: snapshots are written to directories; copy it to the bucket from there"
-        )
-    path = Path(unquote(url.path) if url.scheme == "file" else destination)
-    if url.scheme not in ("", "file") or not path.is_absolute():
-        raise InvalidRequest(f"destination = {destination!r} is no absolute path or file:///PATH")
-    return path
+def decoded_since(before: store_pb2.ShardReport, now: store_pb2.ShardReport) -> int:
+    """Rows that a shard decoded between two reports. An agent that was started again counts from
+    0; who decoded as many as before it died is known by its pushes, which are fewer."""
+    again = now.rows_decoded < before.rows_decoded or now.pushes < before.pushes
+    return int(now.rows_decoded) - (0 if again else int(before.rows_decoded))
 
 
 def _most(answers: list[store_pb2.HoldResponse]) -> dict[int, int]:

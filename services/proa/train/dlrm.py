@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from proa.train.clicks import Clicks
 BOTTOM = (13, 512, 256, 64)
 TOP = (512, 512, 256, 1)
 WIDTH = BOTTOM[-1]
+
+# Told of all bags and what a step asks of each, before it asks the first.
+Ahead = Callable[[Iterable[tuple[Any, torch.Tensor]]], None]
 
 
 class Dlrm(nn.Module):
@@ -55,7 +59,15 @@ class Replica:
     """One worker's copy of the dense layers, and its steps. Adagrad, by hand: float32 vectors that
     go through any all-reduce. All replicas of one seed are the same, bit by bit."""
 
-    def __init__(self, bags: Sequence[nn.Module], *, seed: int, learning_rate: float) -> None:
+    def __init__(
+        self,
+        bags: Sequence[nn.Module],
+        *,
+        seed: int,
+        learning_rate: float,
+        ahead: Ahead = lambda _inputs: None,
+    ) -> None:
+        self._bags, self._ahead = bags, ahead
         self._model = Dlrm(bags)
         self._learning_rate = learning_rate
         own = [*self._model.bottom.parameters(), *self._model.top.parameters()]
@@ -65,7 +77,9 @@ class Replica:
 
     def backward(self, clicks: Clicks) -> tuple[float, NDArray[np.float32]]:
         """The batch's loss, and the gradients of the dense layers; the bags take their own."""
-        logits = self._model(torch.from_numpy(clicks.dense), torch.from_numpy(clicks.ids))
+        ids = torch.from_numpy(clicks.ids)
+        self._ahead(zip(self._bags, ids, strict=True))
+        logits = self._model(torch.from_numpy(clicks.dense), ids)
         loss = functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(clicks.labels))
         for one in self._parameters:
             one.grad = None

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18proa/api/v1/faults.proto\x12\x0bproa.api.v1\"\xc3\x01\n\x05\x46\x61ult\x12\n\n\x02id\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.proa.api.v1.FaultKind\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\r\x12\x13\n\x0bprobability\x18\x04 \x01(\x01\x12\x0f\n\x07program\x18\x05 \x01(\t\x12\x10\n\x08\x64\x65lay_ms\x18\x06 \x01(\r\x12\x0c\n\x04\x62its\x18\x07 \x01(\r\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12$\n\x04site\x18\t \x01(\x0e\x32\x16.proa.api.v1.FaultSite\"2\n\rInjectRequest\x12!\n\x05\x66\x61ult\x18\x01 \x01(\x0b\x32\x12.proa.api.v1.Fault\"\x1a\n\x0c\x43learRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\r\n\x0bListRequest\"\x98\x01\n\x0c\x46\x61ultRequest\x12,\n\x06inject\x18\x01 \x01(\x0b\x32\x1a.proa.api.v1.InjectRequestH\x00\x12*\n\x05\x63lear\x18\x02 \x01(\x0b\x32\x19.proa.api.v1.ClearRequestH\x00\x12(\n\x04list\x18\x03 \x01(\x0b\x32\x18.proa.api.v1.ListRequestH\x00\x42\x04\n\x02op\"0\n\nFaultReply\x12\"\n\x06\x61\x63tive\x18\x01 \x03(\x0b\x32\x12.proa.api.v1.Fault\"M\n\x0f\x41nnounceRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\r\"\x0f\n\rAnnounceReply*_\n\tFaultKind\x12\x1a\n\x16\x46\x41ULT_KIND_UNSPECIFIED\x10\x00\x12\t\n\x05\x44\x45LAY\x10\x01\x12\t\n\x05PAUSE\x10\x02\x12\t\n\x05\x45RROR\x10\x03\x12\x08\n\x04\x44ROP\x10\x04\x12\x0b\n\x07\x42ITFLIP\x10\x05*3\n\tFaultSite\x12\n\n\x06OUTPUT\x10\x00\x12\n\n\x06WEIGHT\x10\x01\x12\x0e\n\nACTIVATION\x10\x02\x32\x8c\x02\n\rFaultInjector\x12=\n\x06Inject\x12\x1a.proa.api.v1.InjectRequest\x1a\x17.proa.api.v1.FaultReply\x12;\n\x05\x43lear\x12\x19.proa.api.v1.ClearRequest\x1a\x17.proa.api.v1.FaultReply\x12\x39\n\x04List\x12\x18.proa.api.v1.ListRequest\x1a\x17.proa.api.v1.FaultReply\x12\x44\n\x08\x41nnounce\x12\x1c.proa.api.v1.AnnounceRequest\x1a\x1a.proa.api.v1.AnnounceReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18proa/api/v1/faults.proto\x12\x0bproa.api.v1\"\xc3\x01\n\x05\x46\x61ult\x12\n\n\x02id\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.proa.api.v1.FaultKind\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\r\x12\x13\n\x0bprobability\x18\x04 \x01(\x01\x12\x0f\n\x07program\x18\x05 \x01(\t\x12\x10\n\x08\x64\x65lay_ms\x18\x06 \x01(\r\x12\x0c\n\x04\x62its\x18\x07 \x01(\r\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12$\n\x04site\x18\t \x01(\x0e\x32\x16.proa.api.v1.FaultSite\"2\n\rInjectRequest\x12!\n\x05\x66\x61ult\x18\x01 \x01(\x0b\x32\x12.proa.api.v1.Fault\"\x1a\n\x0c\x43learRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\r\n\x0bListRequest\"\x98\x01\n\x0c\x46\x61ultRequest\x12,\n\x06inject\x18\x01 \x01(\x0b\x32\x1a.proa.api.v1.InjectRequestH\x00\x12*\n\x05\x63lear\x18\x02 \x01(\x0b\x32\x19.proa.api.v1.ClearRequestH\x00\x12(\n\x04list\x18\x03 \x01(\x0b\x32\x18.proa.api.v1.ListRequestH\x00\x42\x04\n\x02op\"0\n\nFaultReply\x12\"\n\x06\x61\x63tive\x18\x01 \x03(\x0b\x32\x12.proa.api.v1.Fault\"M\n\x0f\x41nnounceRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\r\"\x0f\n\rAnnounceReply*o\n\tFaultKind\x12\x1a\n\x16\x46\x41ULT_KIND_UNSPECIFIED\x10\x00\x12\t\n\x05\x44\x45LAY\x10\x01\x12\t\n\x05PAUSE\x10\x02\x12\t\n\x05\x45RROR\x10\x03\x12\x08\n\x04\x44ROP\x10\x04\x12\x0b\n\x07\x42ITFLIP\x10\x05\x12\x0e\n\nSTALE_DISK\x10\x06*B\n\tFaultSite\x12\n\n\x06OUTPUT\x10\x00\x12\n\n\x06WEIGHT\x10\x01\x12\x0e\n\nACTIVATION\x10\x02\x12\r\n\tEMBEDDING\x10\x03\x32\x8c\x02\n\rFaultInjector\x12=\n\x06Inject\x12\x1a.proa.api.v1.InjectRequest\x1a\x17.proa.api.v1.FaultReply\x12;\n\x05\x43lear\x12\x19.proa.api.v1.ClearRequest\x1a\x17.proa.api.v1.FaultReply\x12\x39\n\x04List\x12\x18.proa.api.v1.ListRequest\x1a\x17.proa.api.v1.FaultReply\x12\x44\n\x08\x41nnounce\x12\x1c.proa.api.v1.AnnounceRequest\x1a\x1a.proa.api.v1.AnnounceReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'proa.api.v1.faults_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FAULTKIND']._serialized_start=635
-  _globals['_FAULTKIND']._serialized_end=730
-  _globals['_FAULTSITE']._serialized_start=732
-  _globals['_FAULTSITE']._serialized_end=783
+  _globals['_FAULTKIND']._serialized_end=746
+  _globals['_FAULTSITE']._serialized_start=748
+  _globals['_FAULTSITE']._serialized_end=814
   _globals['_FAULT']._serialized_start=42
   _globals['_FAULT']._serialized_end=237
   _globals['_INJECTREQUEST']._serialized_start=239
@@ -51,6 +51,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ANNOUNCEREQUEST']._serialized_end=616
   _globals['_ANNOUNCEREPLY']._serialized_start=618
   _globals['_ANNOUNCEREPLY']._serialized_end=633
-  _globals['_FAULTINJECTOR']._serialized_start=786
-  _globals['_FAULTINJECTOR']._serialized_end=1054
+  _globals['_FAULTINJECTOR']._serialized_start=817
+  _globals['_FAULTINJECTOR']._serialized_end=1085
 # @@protoc_insertion_point(module_scope)

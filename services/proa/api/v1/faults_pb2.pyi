@@ -15,21 +15,25 @@ class FaultKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR: _ClassVar[FaultKind]
     DROP: _ClassVar[FaultKind]
     BITFLIP: _ClassVar[FaultKind]
+    STALE_DISK: _ClassVar[FaultKind]
 
 class FaultSite(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     OUTPUT: _ClassVar[FaultSite]
     WEIGHT: _ClassVar[FaultSite]
     ACTIVATION: _ClassVar[FaultSite]
+    EMBEDDING: _ClassVar[FaultSite]
 FAULT_KIND_UNSPECIFIED: FaultKind
 DELAY: FaultKind
 PAUSE: FaultKind
 ERROR: FaultKind
 DROP: FaultKind
 BITFLIP: FaultKind
+STALE_DISK: FaultKind
 OUTPUT: FaultSite
 WEIGHT: FaultSite
 ACTIVATION: FaultSite
+EMBEDDING: FaultSite
 
 class Fault(_message.Message):
     __slots__ = ("id", "kind", "ttl_ms", "probability", "program", "delay_ms", "bits", "seed", "site")

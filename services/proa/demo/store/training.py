@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from proa.demo.store.plan import WORKERS, Plan
-from proa.embedding import ParityEmbeddingBag
+from proa.embedding import ParityEmbeddingBag, pull_ahead
 from proa.embedding.store import ParityStore
 from proa.errors import ProaError
 from proa.store.initial import Floats
@@ -112,7 +112,7 @@ def _steps(
 ) -> None:
     plan = segment.plan
     bags = [ParityEmbeddingBag(store.table(name), mode="sum") for name in plan.tables]
-    replica = Replica(bags, seed=plan.seed, learning_rate=plan.learning_rate)
+    replica = Replica(bags, seed=plan.seed, learning_rate=plan.learning_rate, ahead=pull_ahead)
     if segment.dense is not None:
         replica.load(segment.dense)
     clicks = PlantedClicks(plan.rows, seed=plan.seed, batch=plan.batch)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from proa.errors import ShardUnavailable
 from proa.store.gf256 import Bytes
@@ -21,7 +20,6 @@ from proa.store.protocol.storage import Applied, BlockMeta, StripeMeta
 
 FORMAT = 1
 DATA, PARITY = 0, 1
-Bits = NDArray[np.bool_]
 
 _BLOCK = struct.Struct("<II")
 _DATA = struct.Struct("<BBqqI")
@@ -65,60 +63,61 @@ def read_field(value: bytes) -> Block:
 class Touched:
     """A set of rows, for `records.unpack`, from a bitmap."""
 
-    def __init__(self, bits: Bits) -> None:
+    def __init__(self, bits: bytes) -> None:
         self.bits = bits
 
     def __contains__(self, row: object) -> bool:
-        return isinstance(row, int) and row < len(self.bits) and bool(self.bits[row])
+        if not isinstance(row, int) or row >= 8 * len(self.bits):
+            return False
+        return bool(self.bits[row >> 3] >> (row & 7) & 1)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(np.flatnonzero(self.bits).tolist())
+        return iter(np.flatnonzero(_unpacked(self.bits)).tolist())
 
     def __len__(self) -> int:
-        return int(self.bits.sum())
+        return int.from_bytes(self.bits, "little").bit_count()
 
 
-def bits_of(rows: Collection[int], count: int) -> Bits:
-    """A bitmap of `count` rows with these set."""
-    bits = np.zeros(count, np.bool_)
-    bits[list(rows)] = True
-    return bits
+def bits_of(rows: Rows | None, count: int) -> bytes:
+    """A bitmap of `count` rows with these set, the first in the lowest bit."""
+    return bytes((count + 7) // 8) if rows is None else with_rows(bits_of(None, count), rows)
 
 
-def pack_bits(bits: Bits) -> bytes:
-    return np.packbits(bits, bitorder="little").tobytes()
+def with_rows(bits: bytes, rows: Rows) -> bytes:
+    """The bitmap with these rows set too."""
+    found = _unpacked(bits)
+    found[rows] = 1
+    return np.packbits(found, bitorder="little").tobytes()
 
 
-def unpack_bits(value: bytes, count: int) -> Bits:
-    raw = np.frombuffer(value, np.uint8)
-    return np.unpackbits(raw, count=count, bitorder="little").astype(np.bool_)
+def _unpacked(bits: bytes) -> Bytes:
+    return np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")
 
 
 # --- metas
 
 
-def data_meta(meta: BlockMeta, touched: Bits) -> bytes:
-    """A data block's meta without its sessions, and its touched rows."""
-    count = len(touched)
+def data_meta(meta: BlockMeta, touched: bytes, count: int) -> bytes:
+    """A data block's meta without its sessions, and which of its `count` rows are touched."""
     head = _DATA.pack(FORMAT, DATA, meta.epoch, meta.version, count)
     if not meta.pending and not meta.lost:
-        return sealed(head + pack_bits(touched))
+        return sealed(head + touched)
     more = RowSet.of(meta.pending).packed(count) + RowSet.of(meta.lost).packed(count)
-    return sealed(head + pack_bits(touched) + more)
+    return sealed(head + touched + more)
 
 
-def parity_meta(meta: StripeMeta, touched: Bits) -> bytes:
-    """A parity block's meta without its sessions, and its touched rows."""
-    head = _PARITY.pack(FORMAT, PARITY, meta.term, len(touched), len(meta.vector))
+def parity_meta(meta: StripeMeta, touched: bytes, count: int) -> bytes:
+    """A parity block's meta without its sessions, and which of its `count` rows are touched."""
+    head = _PARITY.pack(FORMAT, PARITY, meta.term, count, len(meta.vector))
     vector = [
         _APPLIED.pack(member, applied.epoch, applied.version, applied.joined)
         for member, applied in meta.vector.items()
     ]
-    return sealed(head + b"".join(vector) + pack_bits(touched))
+    return sealed(head + b"".join(vector) + touched)
 
 
-def read_meta(value: bytes) -> tuple[BlockMeta | StripeMeta, Bits]:
-    """A meta without its sessions, and the touched rows. Errors: BadDisk."""
+def read_meta(value: bytes) -> tuple[BlockMeta | StripeMeta, bytes]:
+    """A meta without its sessions, and the bitmap of touched rows. Errors: BadDisk."""
     value = unsealed(value)
     if value[:1] != bytes([FORMAT]):
         raise BadDisk(f"format {value[:1]!r} of a meta is not {FORMAT}")
@@ -128,26 +127,33 @@ def read_meta(value: bytes) -> tuple[BlockMeta | StripeMeta, Bits]:
         raise BadDisk(f"a meta of {len(value)} bytes cannot be read: {exc}") from exc
 
 
-def _read_data(value: bytes) -> tuple[BlockMeta, Bits]:
+def _read_data(value: bytes) -> tuple[BlockMeta, bytes]:
     _, _, epoch, version, count = _DATA.unpack_from(value)
     size = (count + 7) // 8
     parts = [value[at : at + size] for at in range(_DATA.size, len(value), size)]
     touched, *more = parts
+    _whole_bits(touched, count)
     meta = BlockMeta(epoch, version)
     if more:
         pending, lost = (RowSet(int.from_bytes(part, "little")) for part in more)
         meta = BlockMeta(epoch, version, NO_SESSIONS, pending, lost)
-    return meta, unpack_bits(touched, count)
+    return meta, touched
 
 
-def _read_parity(value: bytes) -> tuple[StripeMeta, Bits]:
+def _read_parity(value: bytes) -> tuple[StripeMeta, bytes]:
     _, _, term, count, members = _PARITY.unpack_from(value)
     end = _PARITY.size + members * _APPLIED.size
     vector = {
         member: Applied(epoch, version, joined)
         for member, epoch, version, joined in _APPLIED.iter_unpack(value[_PARITY.size : end])
     }
-    return StripeMeta(term, vector), unpack_bits(value[end:], count)
+    return StripeMeta(term, vector), _whole_bits(value[end:], count)
+
+
+def _whole_bits(bits: bytes, count: int) -> bytes:
+    if len(bits) != (count + 7) // 8:
+        raise BadDisk(f"{len(bits)} bytes are no bitmap of {count} rows")
+    return bits
 
 
 # --- sessions
@@ -162,7 +168,7 @@ def _sessions(found: Sessions) -> bytes:
     parts = [_COUNT.pack(len(found.workers))]
     for worker, (floor, steps) in found.workers.items():
         parts.append(_WORKER.pack(worker, floor, len(steps)))
-        parts.append(np.array(sorted(steps), "<i8").tobytes())
+        parts.append(struct.pack(f"<{len(steps)}q", *sorted(steps)))
     return b"".join(parts)
 
 

@@ -24,6 +24,7 @@ Steps = Generator[list[Command], list[Any], T]
 
 OWNER, STORE, STAMP = b"owner", b"store", b"stamp"
 FENCES, METAS, SESSIONS = b"fences", b"metas", b"sessions"
+ALIKE_MIN = 8  # parts; below, looking for them costs more than it saves
 
 
 def info(reply: Any) -> dict[str, str]:
@@ -40,9 +41,29 @@ def packed(commands: Sequence[Command]) -> bytes:
     found = []
     for command in commands:
         found.append(b"*%d\r\n" % len(command))
-        parts = [one if type(one) is bytes else str(one).encode() for one in command]
-        found += [b"$%d\r\n%b\r\n" % (len(one), one) for one in parts]
+        rows = _alike(command[2:]) if len(command) > ALIKE_MIN else b""
+        for one in command[:2] if rows else command:
+            part = one if type(one) is bytes else str(one).encode()
+            found.append(b"$%d\r\n%b\r\n" % (len(part), part))
+        found.append(rows)
     return b"".join(found)
+
+
+def _alike(parts: tuple[Any, ...]) -> bytes:
+    """Fields, or fields and values in turn, each of one size: what commands of rows are made of.
+    Nothing: they are something else."""
+    if set(map(type, parts)) != {bytes}:
+        return b""
+    sizes = set(map(len, parts))
+    if len(sizes) == 1:
+        head = b"$%d\r\n" % sizes.pop()
+        return head + (b"\r\n" + head).join(parts) + b"\r\n"
+    first, second = set(map(len, parts[::2])), set(map(len, parts[1::2]))
+    if len(first) > 1 or len(second) > 1 or len(parts) % 2:
+        return b""
+    pattern = b"$%d\r\n%%b\r\n$%d\r\n%%b\r\n" % (first.pop(), second.pop())
+    found: bytes = pattern * (len(parts) // 2) % parts
+    return found
 
 
 def rows_key(block: Block) -> bytes:
@@ -59,8 +80,8 @@ def undo_key(block: Block, member: int) -> bytes:
 
 def fields(rows: Rows) -> list[bytes]:
     """The fields of these rows in the hash of their block."""
-    raw = rows.astype("<u4").tobytes()
-    return [raw[at : at + 4] for at in range(0, len(raw), 4)]
+    found: list[bytes] = rows.astype("<u4").view("V4").tolist()
+    return found
 
 
 def get_rows(block: Block, rows: Rows) -> Command:

@@ -17,11 +17,12 @@ import numpy as np
 from proa.errors import InvalidRequest, ShardUnavailable
 from proa.store.disk import codec
 from proa.store.disk import commands as cm
-from proa.store.disk.plan import Plan, ShardState, parity_rows
+from proa.store.disk.plan import Plan, Records, ShardState, parity_rows
+from proa.store.gf256 import Bytes
 from proa.store.protocol import actions as ac
 from proa.store.protocol.layout import Block, Layout
 from proa.store.protocol.log import Entry, Rows
-from proa.store.protocol.records import unpack
+from proa.store.protocol.records import unpack, unpack_blocks
 from proa.store.protocol.storage import (
     BlockImage,
     BlockMeta,
@@ -120,7 +121,7 @@ class ShardDisk:
                 log.warning("shard %d: %s is left out: %s", self.shard, block, exc)
                 self.state.logs.update((key, [-1]) for key in logs[block])
                 continue
-            self.state.touched[block] = codec.pack_bits(touched)
+            self.state.touched[block] = touched
             for key, some in zip(logs[block], entries, strict=True):
                 self.state.logs[key] = [entry.to for entry in some]
 
@@ -166,34 +167,38 @@ class ShardDisk:
 
     def _fetches(self, fetches: list[ac.Fetch]) -> cm.Steps[list[ac.Fetched]]:
         asked = [(block, rows) for fetch in fetches for block, rows in fetch.rows.items()]
-        replies = iter(good((yield [cm.get_rows(block, rows) for block, rows in asked])))
+        replies = good((yield [cm.get_rows(block, rows) for block, rows in asked]))
+        found = iter(self._unpacked(asked, replies))
         return [
-            ac.Fetched(
-                fetch.ticket,
-                {b: self._unpack(b, rows, next(replies)) for b, rows in fetch.rows.items()},
-            )
+            ac.Fetched(fetch.ticket, {block: next(found) for block in fetch.rows})
             for fetch in fetches
         ]
 
-    def _unpack(
-        self, block: Block, rows: Rows, records: list[bytes | None]
-    ) -> tuple[Any, frozenset[int]]:
-        extent = self.state.layout.extent_of(block.stripe)
-        packed = self.state.touched.get(block)
-        bits = codec.unpack_bits(packed, extent.rows) if packed else np.zeros(extent.rows, np.bool_)
-        return unpack(rows, records, codec.Touched(bits), extent.width)
+    def _unpacked(
+        self, asked: list[tuple[Block, Rows]], replies: Sequence[list[bytes | None]]
+    ) -> Iterator[tuple[Bytes, frozenset[int]]]:
+        widths = [self.state.layout.extent_of(block.stripe).width for block, _ in asked]
+        whole = unpack_blocks([*zip(replies, widths, strict=True)])
+        for (block, rows), records, width, data in zip(asked, replies, widths, whole, strict=True):
+            touched = codec.Touched(self.state.touched.get(block, b""))
+            yield unpack(rows, records, touched, width) if data is None else (data, frozenset())
 
     def _commits(
         self, commits: list[ac.Commit]
     ) -> Generator[list[cm.Command], list[Any], list[ac.Committed | ac.CommitFailed] | None]:
         """None: the server has no memory for them, and has nothing of them."""
         wanted = parity_rows(self.state, (commit.writes for commit in commits))
-        records: dict[Block, dict[int, bytes | None]] = {}
-        if wanted:
-            rows = {block: np.array(sorted(found), np.intp) for block, found in wanted.items()}
+        kept = self.state.kept
+        records: Records = {block: {**kept.take(block, rows)} for block, rows in wanted.items()}
+        rows = {
+            block: np.array(sorted(rest), np.intp)
+            for block, found in wanted.items()
+            if (rest := found - records[block].keys())
+        }
+        if rows:
             replies = good((yield [cm.get_rows(block, found) for block, found in rows.items()]))
             for (block, found), reply in zip(rows.items(), replies, strict=True):
-                records[block] = dict(zip(found.tolist(), reply, strict=True))
+                records[block].update(zip(found.tolist(), reply, strict=True))
         plan = Plan(self.state, records)
         bad = {commit.ticket: plan.add(commit.writes) for commit in commits}
         commands = plan.finish()

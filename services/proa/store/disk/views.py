@@ -9,10 +9,13 @@ from typing import Any
 from proa.errors import ShardUnavailable
 from proa.store.disk import codec
 from proa.store.disk import commands as cm
+from proa.store.gf256 import Bytes
 from proa.store.protocol.layout import Block, Layout
 from proa.store.protocol.log import Entry, Rows, tail
-from proa.store.protocol.records import unpack
+from proa.store.protocol.records import unpack, unpack_blocks
 from proa.store.protocol.storage import BlockMeta, BlockView, StripeMeta, StripeView, View
+
+NOTHING: frozenset[int] = frozenset()
 
 
 def views(
@@ -34,14 +37,21 @@ def views(
     stamp, metas, *rest = executed(replies)
     records, lists = rest[: len(found)], iter(rest[len(found) :])
     result: dict[Block, View] = {}
-    for block, meta, rows in zip(found, metas, records, strict=True):
+    widths = (layout.extent_of(block.stripe).width for block in found)
+    whole = unpack_blocks([*zip(records, widths, strict=True)])
+    for block, meta, rows, data in zip(found, metas, records, whole, strict=True):
         entries = {member: _entries(next(lists), asked[block]) for member in keys[block]}
-        if meta is not None:
-            # A meta that rotted: the block cannot be read here.
-            with suppress(codec.BadDisk):
-                result[block] = _view(
-                    layout, block, asked[block], meta, rows, entries, int(stamp or 0)
-                )
+        if meta is None:
+            continue
+        # A meta that rotted: the block cannot be read here.
+        with suppress(codec.BadDisk):
+            known, touched = codec.read_meta(meta)
+            if data is None:
+                width = layout.extent_of(block.stripe).width
+                read = unpack(asked[block], rows, codec.Touched(touched), width)
+            else:
+                read = data, NOTHING
+            result[block] = _view(known, asked[block], read, entries, int(stamp or 0))
     return result
 
 
@@ -72,22 +82,17 @@ def _entries(values: list[bytes], rows: Rows) -> tuple[Entry, ...]:
 
 
 def _view(
-    layout: Layout,
-    block: Block,
+    meta: BlockMeta | StripeMeta,
     rows: Rows,
-    value: bytes,
-    records: list[bytes | None],
+    found: tuple[Bytes, frozenset[int]],
     entries: dict[int, tuple[Entry, ...]],
     stamp: int,
 ) -> View:
-    meta, touched = codec.read_meta(value)
-    width = layout.extent_of(block.stripe).width
-    data, missing = unpack(rows, records, codec.Touched(touched), width)
+    data, missing = found
     if isinstance(meta, StripeMeta):
         logs = {member: log for member, log in entries.items() if log}
         return StripeView(stamp, meta, data, missing, logs)
-    assert isinstance(meta, BlockMeta)
-    gone = meta.pending | meta.lost
-    if gone:
+    if meta.pending or meta.lost:
+        gone = meta.pending | meta.lost
         missing |= {i for i, row in enumerate(rows.tolist()) if row in gone}
-    return BlockView(meta, data, missing, entries.get(block.position, ()))
+    return BlockView(meta, data, missing, next(iter(entries.values()), ()))

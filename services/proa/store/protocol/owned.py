@@ -70,14 +70,18 @@ class Owned:
 
     def watermark(self) -> int:
         """The last version that every parity block has (I3): what is safe from r losses."""
-        return min([peer.acked for peer in self.peers.values()], default=self.durable)
+        if not self.peers:
+            return self.durable
+        return min([peer.acked for peer in self.peers.values()])
 
     def trim(self) -> int:
         """Forget entries that nobody can need; the version up to which they are gone."""
+        if self.snapshots:
+            return -1
         mark = min(self.watermark(), self.durable)
-        while not self.snapshots and self.outbox and self.outbox[0].to <= mark:
+        while self.outbox and self.outbox[0].to <= mark:
             self.outbox.popleft()
-        return mark if not self.snapshots else -1
+        return mark
 
 
 class OwnerState:

@@ -50,6 +50,7 @@ class RowRead:
     _gather: Gather | None = None
     _pieces: list[Piece] = field(default_factory=list)
     _lost: tuple[int, ...] = ()
+    _epoch: int = -1
 
     @property
     def asked(self) -> Rows:
@@ -58,7 +59,9 @@ class RowRead:
 
     def start(self) -> tuple[list[Block], Answer | None]:
         """The blocks to read first, or the answer; `take` every view."""
-        if self.map.shards[self.layout.shard_of(*self.block)].up:
+        entry = self.map.shards[self.layout.shard_of(*self.block)]
+        if entry.up:
+            self._epoch = entry.epoch
             return [self.block], None
         return self._degraded(self.rows)
 
@@ -78,8 +81,7 @@ class RowRead:
         return [], self._answer([row for row in self._gather.rows.tolist() if row not in found])
 
     def _direct(self, view: View | None) -> tuple[list[Block], Answer | None]:
-        entry = self.map.shards[self.layout.shard_of(*self.block)]
-        if not isinstance(view, BlockView) or view.meta.epoch != entry.epoch:
+        if not isinstance(view, BlockView) or view.meta.epoch != self._epoch:
             return self._degraded(self.rows)
         meta = view.meta
         if not view.missing and not meta.lost:  # nearly always

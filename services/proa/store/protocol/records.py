@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -34,14 +35,10 @@ def unpack(
 
     records: per row what the disk has, None for nothing; touched: rows that were ever written.
     """
+    whole = unpack_whole(records, width)
+    if whole is not None:
+        return whole, frozenset()  # nearly always
     size = width + CRC_BYTES
-    whole = [record for record in records if record is not None]
-    if (
-        len(whole) == len(rows) > 0
-        and set(map(len, whole)) == {size}
-        and set(map(zlib.crc32, whole)) == {_RESIDUE}
-    ):
-        return _data(whole, size), frozenset()  # nearly always
     found: list[bytes] = []
     missing: list[int] = []
     for index, record in enumerate(records):
@@ -52,6 +49,39 @@ def unpack(
             missing.append(index)
         found.append(bytes(size))
     return _data(found, size), frozenset(missing)
+
+
+def unpack_whole(records: Sequence[bytes | None], width: int) -> Bytes | None:
+    """uint8 [records, width]; None unless all of them are there and good."""
+    size = width + CRC_BYTES
+    whole = [record for record in records if record is not None]
+    if (
+        len(whole) == len(records) > 0
+        and set(map(len, whole)) == {size}
+        and set(map(zlib.crc32, whole)) == {_RESIDUE}
+    ):
+        return _data(whole, size)
+    return None
+
+
+def unpack_blocks(
+    asked: Sequence[tuple[Sequence[bytes | None], int]],
+) -> list[Bytes | None]:
+    """`unpack_whole` of many blocks, each with its width. Blocks of one width are done
+    as one: None for all of them unless all are whole."""
+    found: list[Bytes | None] = [None] * len(asked)
+    widths: dict[int, list[int]] = {}
+    for number, (_, width) in enumerate(asked):
+        widths.setdefault(width, []).append(number)
+    for width, numbers in widths.items():
+        whole = unpack_whole([*chain.from_iterable(asked[n][0] for n in numbers)], width)
+        if whole is None:
+            continue
+        begin = 0
+        for number in numbers:
+            end = begin + len(asked[number][0])
+            found[number], begin = whole[begin:end], end
+    return found
 
 
 def _data(records: Sequence[bytes], size: int) -> Bytes:

@@ -72,6 +72,9 @@ class Shipping:
 
     def settle(self, owned: Owned, now: float) -> None:
         """W4: acknowledge the pushes that every peer has."""
+        if not owned.waiting:
+            owned.trim()
+            return
         safe = self.safe(owned) if now >= owned.hold_until else -1
         done = [waiting for version, waiting in owned.waiting if version <= safe]
         if done:
