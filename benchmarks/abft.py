@@ -3,7 +3,8 @@
 Each network runs unprotected, with `row` and with `dup` (computed twice), in turns within one run,
 so that a busy machine slows all alike: the overheads are medians of paired ratios. Then each of
 its products by itself. One thread. Campaign and GPU results are merged from their own files; what
-was not measured says so and names the command. Writes docs/results/abft.json and abft.md.
+was not measured says so and names the command. It starts itself anew with a worker's malloc settings
+and writes docs/results/abft.json and abft.md.
 
     .venv/bin/python benchmarks/abft.py
 """
@@ -26,6 +27,7 @@ from abft_page import page
 from proa.integrity.profile.layers import calls_of, example_inputs, products_of
 from proa.integrity.profile.machine import device_of
 from proa.integrity.profile.timing import CpuTimer, Effort, Timing, paired
+from proa.worker.launch import MALLOC
 from proa_kernels import Plan, Verdict, protect
 
 NONE, SCHEMES, BATCHES = "none", ("row", "dup"), (1, 8)
@@ -188,4 +190,6 @@ def _measured(args: argparse.Namespace) -> Iterator[tuple[Rows, Rows, dict[str, 
 
 
 if __name__ == "__main__":
+    if not MALLOC.keys() & os.environ.keys():  # glibc reads them when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})
     sys.exit(main())

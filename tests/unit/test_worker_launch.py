@@ -40,12 +40,19 @@ def test_command_and_environment(tmp_path: Path) -> None:
     assert found.environment["PATH"] == f"{Path(sys.executable).parent}:/bin"
     assert found.environment["PYTHONPATH"].endswith(":/mine")
     assert "nvidia_pytriton.libs" in found.environment["LD_LIBRARY_PATH"]
+    assert launch.MALLOC.items() <= found.environment.items()
     names = {path.name for path in (tmp_path / "backends/python").iterdir()}
     assert {
         "libtriton_python.so",
         "triton_python_backend_stub",
         "triton_python_backend_utils.py",
     } <= names
+
+
+def test_the_user_s_own_malloc_settings_stay(tmp_path: Path) -> None:
+    environ = {"PATH": "/bin", "MALLOC_TRIM_THRESHOLD_": "1"}
+    found = launch.prepare(tmp_path / "repo", tmp_path, PORTS, environ, host="::1")
+    assert found.environment["MALLOC_TRIM_THRESHOLD_"] == "1"
 
 
 def test_an_installed_triton_is_used_as_it_is(tmp_path: Path) -> None:
