@@ -3,8 +3,8 @@
 Each network runs unprotected, with `row` and with `dup` (computed twice), in turns within one run,
 so that a busy machine slows all alike: the overheads are medians of paired ratios. Then each of
 its products by itself. One thread. Campaign and GPU results are merged from their own files; what
-was not measured says so and names the command. It starts itself anew with a worker's malloc settings
-and writes docs/results/abft.json and abft.md.
+was not measured says so and names the command. It starts itself anew with the malloc settings of a
+worker and writes docs/results/abft.json and abft.md.
 
     .venv/bin/python benchmarks/abft.py
 """
