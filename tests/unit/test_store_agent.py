@@ -147,6 +147,17 @@ def test_parity_is_silent_about_another_life_of_its_block(world: World):
     assert say(world, delta(0, term=7), shard=2) == []
 
 
+def test_parity_asks_at_once_for_a_block_that_its_owner_believes_to_be_in_it(world: World):
+    """The answer to its question got lost; the question's next turn may be far, pushes wait."""
+    coded = world.processes[2].agent.parity.blocks[0]
+    del coded.vector[0]
+    heard: list[Any] = []
+    world.processes[0].handle = heard.append
+    say(world, delta(0), shard=2)
+    told = [event.message for event in heard if isinstance(event, Received)]
+    assert ms.Join(OWNED, 2, coded.term, None) in told
+
+
 def test_an_agent_whose_disk_takes_no_writes_stops(world: World):
     agent = world.processes[0].agent
     ticket = agent._journal.ticket()

@@ -129,7 +129,12 @@ class Parity:
             self._out.append(Send(sender, ms.Refused(source, self.fences[source])))
             return
         applied = coded.vector.get(delta.block.position)
-        if applied is None or not applied.joined or applied.epoch != delta.epoch:
+        if applied is None or not applied.joined:
+            # Its owner counts on it already: the answer got lost. Pushes wait, so the pace does not
+            # matter; what was asked for took its share of it before.
+            self._join(coded, delta.block.position)
+            return
+        if applied.epoch != delta.epoch:
             return
         order = self.order(applied.version, delta.entry)
         if order == 0:
@@ -297,14 +302,19 @@ class Parity:
                 return
             coded = self.incomplete[stripe] = self.incomplete.pop(stripe)  # the others' turn comes
             for position in range(self.layout.k):
-                applied = coded.vector.get(position)
-                if coded.emptied and (applied is None or not applied.joined):
-                    have = None if applied is None else (applied.epoch, applied.version)
-                    block = Block(stripe, position)
-                    join = ms.Join(block, coded.position, coded.term, have)
-                    self._out.append(Send(self.layout.shard_of(*block), join))
-                    if have is None:
-                        self.pace.take(self.layout.extent_of(stripe).rows)
+                if self._join(coded, position) and position not in coded.vector:
+                    self.pace.take(self.layout.extent_of(stripe).rows)
+
+    def _join(self, coded: Coded, position: int) -> bool:
+        """Ask the owner of a block that is not in here, or may not be; False: it is."""
+        applied = coded.vector.get(position)
+        if not coded.emptied or (applied is not None and applied.joined):
+            return False
+        have = None if applied is None else (applied.epoch, applied.version)
+        block = Block(coded.stripe, position)
+        join = ms.Join(block, coded.position, coded.term, have)
+        self._out.append(Send(self.layout.shard_of(*block), join))
+        return True
 
     def snapshot(self, told: ms.Snapshot, sender: Hashable) -> None:
         """Recovery (6): include a block as its owner had it at the watermark."""
