@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import platform
@@ -39,8 +40,9 @@ Turn = Callable[[st.System, list[st.Batch]], Awaitable[None]]
 @dataclass(frozen=True)
 class Effort:
     """tables: rows of each. rounds: turns of `calls` calls. calm_s: of load before a kill.
-    replay_s: of training that is really done again. sweeps: limits on rows a second; 0: none.
-    codes: (k, r) that are measured at one size only."""
+    replay_s: of training that is really done again. sweeps: limits on rows a second; 0: none; with
+    the largest table, whose rebuilding takes long enough to measure. codes: (k, r) that are
+    measured at one size only."""
 
     tables: tuple[int, ...]
     rounds: int
@@ -51,14 +53,14 @@ class Effort:
     codes: tuple[tuple[int, int], ...]
 
 
-FULL = Effort(
-    (20_000, 60_000, 200_000), 8, 12, 8.0, 60.0, (0, 50_000, 20_000, 5_000), ((4, 1), (2, 2))
-)
+FULL = Effort((20_000, 60_000, 200_000), 8, 12, 8.0, 60.0, (0, 20_000, 5_000), ((4, 1), (2, 2)))
 QUICK = Effort((5_000, 10_000, 20_000), 4, 5, 2.0, 4.0, (0, 5_000), ())
-CODE = (2, 1)  # measured at all sizes, and against a checkpoint
+CODE = (2, 1)  # measured at all sizes
+PAUSES_S = (0.0, 0.1)  # of a load that takes all CPU it can get, and of one that leaves some
+WINDOW_S_MIN = 1.0  # in less there are too few acknowledgements to tell a rate
 
 
-async def case(k: int, r: int, rows: int, effort: Effort, *, replays: bool) -> Row:
+async def case(k: int, r: int, rows: int, effort: Effort) -> Row:
     """One row: cost, then recovery under load."""
     shards = k + r + 1
     async with (
@@ -69,7 +71,7 @@ async def case(k: int, r: int, rows: int, effort: Effort, *, replays: bool) -> R
         row["memory_ratio"] = round(await ours.memory() / await bare.memory(), 3)
         row |= await costs(ours, bare, effort)
         row |= await recovery(ours, effort)
-        row |= await checkpoint(bare, effort) if replays else {}
+        row |= await checkpoint(bare, effort)
     return row
 
 
@@ -151,13 +153,15 @@ async def same_rows(system: st.System, ids: Ids) -> None:
 # --- recovery
 
 
-async def recovery(system: st.System, effort: Effort) -> Row:
+async def recovery(system: st.System, effort: Effort, pause_s: float = 0.0) -> Row:
     """A shard killed under load: until everything is redundant again, and what it did to the
     load."""
-    load = st.Load(system, st.batches(system.table.rows, 50, 1))
+    load = st.Load(system, st.batches(system.table.rows, 50, 1), pause_s)
     task = asyncio.create_task(load.run())
-    begin = time.monotonic()
+    begin, used = time.monotonic(), system.used() + time.process_time()
     await asyncio.sleep(effort.calm_s)
+    used = system.used() + time.process_time() - used
+    busy = used / (time.monotonic() - begin) / (os.cpu_count() or 1)
     killed = st.kill(system, shard=1)
     async with asyncio.timeout(st.WHOLE_S_MAX):
         await system.watch.whole.wait()
@@ -168,13 +172,14 @@ async def recovery(system: st.System, effort: Effort) -> Row:
     await task
     calm = load.rate(begin, killed)
     first = next((at for at, _ in load.acked if at > killed + 0.5), whole)
-    while_rebuilt = load.rate(first, whole) if whole - first > 0.5 else None
+    while_rebuilt = load.rate(first, whole) if whole - first > WINDOW_S_MIN else None
     return {
         "recovery_s": round(whole - killed, 2),
         "restart_s": round(back - killed, 2),
         "rebuild_s": round(whole - back, 2),
         "stall_s": round(load.stall_s(killed, whole), 2),
         "calm_rows_per_s": round(calm),
+        "calm_cpu_share": round(busy, 2),
         "throughput_drop": None if while_rebuilt is None else round(1 - while_rebuilt / calm, 3),
         "throughput_drop_whole": round(1 - load.rate(killed, whole) / calm, 3),
         "rows_rebuilt": rows_rebuilt(system),
@@ -188,13 +193,15 @@ def rows_rebuilt(system: st.System) -> int:
 
 
 async def curve(k: int, r: int, rows: int, effort: Effort) -> list[Row]:
-    """Drop against recovery time, over limits on the sweep."""
+    """Drop against recovery time, over limits on the sweep, with and without free CPU."""
     found = []
-    for sweep in effort.sweeps:
-        env = {st.SWEEP: str(sweep)} if sweep else {}
+    for pause_s, sweep in itertools.product(PAUSES_S, effort.sweeps):
+        env = {st.SWEEP: str(sweep)}
         async with st.system(k=k, r=r, shards=k + r + 1, rows=rows, environment=env) as system:
-            one = await recovery(system, effort)
-        found.append({"k": k, "r": r, "table_rows": rows, "sweep_rows_per_s_max": sweep, **one})
+            one = await recovery(system, effort, pause_s)
+        common = {"k": k, "r": r, "table_rows": rows, "pause_s": pause_s}
+        found.append({**common, "sweep_rows_per_s_max": sweep, **one})
+        print(json.dumps(found[-1]), file=sys.stderr, flush=True)
     return found
 
 
@@ -252,10 +259,10 @@ async def measure(effort: Effort) -> tuple[list[Row], list[Row]]:
     middle = effort.tables[len(effort.tables) // 2]
     cases = [(*CODE, size) for size in effort.tables] + [(*code, middle) for code in effort.codes]
     for k, r, size in cases:
-        row = await case(k, r, size, effort, replays=(k, r) == CODE)
+        row = await case(k, r, size, effort)
         rows.append(row | extrapolated(row))
         print(json.dumps(row), file=sys.stderr, flush=True)
-    return rows, await curve(*CODE, middle, effort)
+    return rows, await curve(*CODE, effort.tables[-1], effort)
 
 
 def main() -> None:

@@ -48,8 +48,8 @@ def _cost(rows: Sequence[Row]) -> list[str]:
             "Rows per CPU second over client, agents, coordinator and Valkey together; 1,000 rows a"
             " call, d = 64, row-wise Adagrad. HMGET and HSET: the same rows of the same hashes with"
             " redis-py, one pipeline per server, no checks, no atomic view, no optimiser. Medians"
-            " over turns; ratios are medians of those of each turn. Bytes per row of a push; memory"
-            " against the same store at r = 0."
+            " over turns; ratios are medians of those of each turn. Bytes per row of a push's"
+            " messages, without acknowledgements; memory against the same store at r = 0."
         ),
         _table(head, table),
         _aim("pull against HMGET", worst_pull, PULL_AIM, _share),
@@ -83,8 +83,10 @@ def _recovery(rows: Sequence[Row]) -> list[str]:
             "A shard (Valkey and agent) is killed while one client pulls and pushes; recovery ends"
             " when every block is redundant again. The drop is that of acknowledged rows a second,"
             " against the time before: from the first acknowledgement after the kill (empty: less"
-            " than half a second of it), and from the kill. Checkpoint: everything read back from a"
-            " file, then half of Young's interval at an MTBF of 20 h trained again."
+            " than a second of it), and from the kill: this has the time in which the death is"
+            " noticed and clients' maps expire, and pushes that need the shard wait. Checkpoint:"
+            " everything read back from a file, then half of Young's interval at an MTBF of 20 h"
+            " trained again."
         ),
         _table(head, table),
     ]
@@ -102,10 +104,16 @@ def _recovery(rows: Sequence[Row]) -> list[str]:
 def _curve(curve: Sequence[Row]) -> list[str]:
     if not curve:
         return []
+    head = (
+        "pause ms", "CPU in use before", "sweep rows/s at most", "recovery s", "stall s",
+        "rows/s before", "drop while rebuilt",
+    )  # fmt: skip
     table = [
         (
+            f"{1000 * row['pause_s']:.0f}", _share(row["calm_cpu_share"]),
             f"{row['sweep_rows_per_s_max']:,}" if row["sweep_rows_per_s_max"] else "no limit",
-            f"{row['recovery_s']:.1f}", f"{row['stall_s']:.1f}", _share(row["throughput_drop"]),
+            f"{row['recovery_s']:.1f}", f"{row['stall_s']:.1f}", _count(row["calm_rows_per_s"]),
+            _share(row["throughput_drop"]),
         )
         for row in curve
     ]  # fmt: skip
@@ -115,9 +123,12 @@ def _curve(curve: Sequence[Row]) -> list[str]:
         "## Drop against recovery time",
         (
             f"k = {first['k']}, r = {first['r']}, {first['table_rows']:,} rows;"
-            " `PROA_STORE_SWEEP_ROWS_PER_S_MAX` of every agent."
+            " `PROA_STORE_SWEEP_ROWS_PER_S_MAX` of every agent. Without a pause between its steps"
+            " the load takes all CPU that it can get, and rebuilding takes its part of it; with one"
+            " it stands for a trainer that computes elsewhere. Drop: from the first"
+            " acknowledgement after the kill until everything is redundant again."
         ),
-        _table(("sweep rows/s at most", "recovery s", "stall s", "drop while rebuilt"), table),
+        _table(head, table),
         _aim("drop at the best rate", min(known), DROP_AIM, _share, most=True) if known else "",
     ]
 

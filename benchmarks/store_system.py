@@ -24,6 +24,7 @@ from proa.store.disk.commands import fields, rows_key
 from proa.store.initial import Floats, Ids
 from proa.store.optimisers import RowWiseAdagrad
 from proa.store.protocol import messages as ms
+from proa.store.protocol.log import Entry, Mark
 from proa.store.pushing import parts_of
 from proa.store.tables import Catalogue, Located, Table
 from proa.store.told import ask
@@ -122,7 +123,8 @@ class System:
     # --- sizes
 
     def push_bytes(self, ids: Ids, gradients: Floats) -> tuple[int, int]:
-        """Of one push: bytes of the messages to the owners, and of those to the parities."""
+        """Of one push: bytes of the messages to the owners, and of those to the parities, as they
+        are serialised; acknowledgements and what agents say to their servers are not in it."""
         parts = parts_of(self.catalogue, {TABLE: (ids, gradients)}, everywhere=False)
         to_owners = to_parities = 0
         for some in parts.values():
@@ -130,10 +132,11 @@ class System:
             request = store_pb2.PushBlocksRequest(push=wire.to_proto(push).push)
             to_owners += request.ByteSize()
             for part in some:
-                # What a parity gets of it: ids and the change of the whole record.
+                # The change of the whole record, optimiser state included.
                 change = np.zeros((len(part.rows), self.table.width), np.uint8)
-                wider = ms.Push(1, 1, 0, 1, (ms.Part(part.block, part.rows, change),))
-                to_parities += self.catalogue.r * wire.to_proto(wider).ByteSize()
+                entry = Entry(1, 2, part.rows, change, (Mark(1, 1, 0),))
+                delta = ms.Delta(part.block, self.catalogue.k, 1, 1, entry, 1)
+                to_parities += self.catalogue.r * wire.to_proto(delta).ByteSize()
         return to_owners, to_parities
 
 
@@ -189,10 +192,12 @@ def batches(rows: int, count: int, seed: int) -> list[Batch]:
 
 @dataclass
 class Load:
-    """Pull, then push, again and again until told to end. `acked`: (when, rows) of each push."""
+    """Pull, then push, again and again until told to end. `acked`: (when, rows) of each push.
+    pause_s: after each step, for what a trainer computes elsewhere."""
 
     system: System
     work: list[Batch]
+    pause_s: float = 0.0
     acked: list[tuple[float, int]] = field(default_factory=list)
     rounds: int = 0
     _ends: bool = False
@@ -201,6 +206,7 @@ class Load:
         while not self._ends:
             await self.once(self.rounds)
             self.rounds += 1
+            await asyncio.sleep(self.pause_s)
         await self.system.client.flush()
 
     async def once(self, number: int) -> None:
