@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 # Passed on to the demo or to pytest: make demo ARGS=--quick; make test ARGS="-k codes"
 ARGS ?=
 
-# Processes that share the tests; those of whole systems (tests/e2e) run by themselves afterwards.
+# Processes that share the tests; those that judge latencies (mark `alone`) come afterwards.
 JOBS ?= 2
 
 # Where images belong; their tag (default: the version); Triton's own image, to build the GPU
@@ -44,7 +44,7 @@ test: $(DEV) $(CHECKOV) ## run the tests (under 10 minutes on two cores)
 ifeq ($(ARGS),)
 	$(BIN)/python -m pytest -m "not long and not cluster and not alone" -n $(JOBS) \
 	  --dist loadfile --no-loadscope-reorder
-	$(BIN)/python -m pytest -m "alone and not long and not cluster" tests/e2e
+	$(BIN)/python -m pytest -m "alone and not long and not cluster" -n $(JOBS) --dist loadfile tests/e2e
 else
 	$(BIN)/python -m pytest -m "not long and not cluster" $(ARGS)
 endif
