@@ -165,21 +165,6 @@ async def test_two_servers_die_at_once(double):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("delay_s", [0.0, 0.3, 1.0, 2.0])
-async def test_a_second_server_dies_while_the_first_is_recovered(double, delay_s):
-    model = await new_model(double)
-    async with Load(double.address, model) as load:
-        await load.steps(20)
-        epochs = await double.epochs()
-        double.supervisor.kill(server_name(1))
-        await asyncio.sleep(delay_s)
-        await double.killed(server_name(3))
-        await double.epoch_after(1, epochs[1])
-        await load.steps(20)
-    await double.check(model)
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("seed", range(6))
 async def test_whatever_dies_two_at_a_time(double, seed):
     """Servers, agents, the coordinator: any two, again and again; never a third shard with them."""

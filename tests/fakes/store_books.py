@@ -15,6 +15,7 @@ import numpy as np
 from proa.store.protocol import messages as ms
 from proa.store.protocol import storage as st
 from proa.store.protocol.layout import Block, Layout
+from proa.store.protocol.log import FORGET
 from proa.store.protocol.reading import Answer
 
 Key = tuple[int, int]  # worker, step
@@ -146,6 +147,8 @@ class Books:
     def _next(self, block: Block, parent: Version, marks: tuple) -> Version:
         content, applied = parent.content.copy(), parent.applied
         for mark in marks:
+            if mark.step == FORGET:
+                continue
             key = mark.worker, mark.step
             if key in applied:
                 raise Violation(f"{block}: push {key} was applied twice")

@@ -10,6 +10,7 @@ import numpy as np
 from proa.store.protocol import actions as ac
 from proa.store.protocol import messages as ms
 from proa.store.protocol.cluster_map import ClusterMap
+from proa.store.protocol.heard import FIRST_CLIENT
 from proa.store.protocol.layout import Block
 from proa.store.protocol.reading import Answer, RowRead
 from proa.store.protocol.storage import View
@@ -22,12 +23,13 @@ class Client:
     """`settled`: pushes that were acknowledged, `refused`: those for lost rows."""
 
     def __init__(self, world: World, worker: int) -> None:
-        self.world, self.worker = world, worker
+        self.world, self.worker = world, FIRST_CLIENT + worker
         self.alive = True
         self.map: ClusterMap | None = None
         self.map_asked = -1.0
         self.step = 0
         self.open: dict[int, ms.Push] = {}
+        self._pushed: dict[int, float] = {}
 
     def tick(self) -> None:
         world = self.world
@@ -68,6 +70,7 @@ class Client:
         push = ms.Push(self.worker, self.step, min(self.open, default=self.step), 0, tuple(parts))
         self.step += 1
         self.open[push.step] = push
+        self._pushed[push.step] = world.now
         world.books.payloads[push.worker, push.step] = push
         self._send(push)
 
@@ -88,7 +91,9 @@ class Client:
                 if self.map is None or told.version >= self.map.version:
                     self.map, self.map_asked = told, asked_s
             case ms.PushDone(_, step):
-                self.open.pop(step, None)
+                if self.open.pop(step, None) is not None:
+                    waited_s = self.world.now - self._pushed[step]
+                    self.world.waited_s = max(self.world.waited_s, waited_s)
             case ms.PushRefused() as refused:
                 self._refused(refused)
 

@@ -69,6 +69,7 @@ class Disk:
         return other
 
     def image(self, shard: int) -> st.ShardImage:
+        self.broken.clear()  # who reads it is new, and has not met its bad rows yet
         blocks, stripes = {}, {}
         for block, meta in self.metas.items():
             if isinstance(meta, st.BlockMeta):

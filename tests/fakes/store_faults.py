@@ -48,8 +48,12 @@ class Mix:
     reads: int = 3
     clients: int = 2
     deltas_lost: float = 0.0  # beside those lost like all others
+    snapshots_lost: float = 0.0  # the same
+    sweep_rows_per_s_max: int = 0
     refresh: float = 0.7  # how eager clients are to replace an old map
     beyond: bool = False
+    workers_kept: int = 16  # by each block
+    worker_silent_s: float = 86400.0
     open_blocks: int = 1  # that an owner compares at a time: any number of parts, or one
     tables: float = 0.5  # the share of worlds in which tables are added
     # At the n-th time that some process comes to this step, n out of `countdown`, it is struck.

@@ -15,6 +15,7 @@ from proa.store.protocol import messages as ms
 from proa.store.protocol import storage as st
 from proa.store.protocol.agent import Agent
 from proa.store.protocol.layout import Block
+from proa.store.protocol.log import FORGET
 
 if TYPE_CHECKING:
     from fakes.store_world import World
@@ -157,7 +158,10 @@ class Process:
         for stripe, meta in {write.stripe: write.meta for write in stripes}.items():
             block = Block(stripe, self.world.layout.position_of(stripe, self.shard))
             self.world.check_parity(self.disk, block, meta)
-        if any(write.log.append is not None for write in blocks):
+        entries = [write.log.append for write in blocks if write.log.append is not None]
+        for entry in entries:
+            self.world.count["forgotten"] += sum(mark.step == FORGET for mark in entry.marks)
+        if entries:
             self.world.step("W2", self)
         if any(write.undo.append is not None for write in stripes):
             self.world.step("W3 applied", self)

@@ -1,4 +1,5 @@
-"""A process that pushes to a real store until it is killed: python store_pusher.py ADDRESS TABLE.
+"""A process that pushes to a real store until it is killed: python store_pusher.py ADDRESS TABLE
+[INFLIGHT], so many steps at a time.
 
 Step s adds 4^(s mod 8) to every element of the rows it pushes to, all rows of the table: from the
 digits of a sum it can be read which of the last eight steps are in it, and how often.
@@ -22,8 +23,8 @@ def gradient(step: int) -> float:
     return float(BASE ** (step % DIGITS))
 
 
-async def main(address: str, name: str) -> None:
-    async with StoreClient(address, timeout_s=60.0, inflight_max=4) as client:
+async def main(address: str, name: str, inflight: str = "4") -> None:
+    async with StoreClient(address, timeout_s=60.0, inflight_max=int(inflight)) as client:
         table = await client.table(name)
         ids = np.arange(table.rows)
         acked = 0

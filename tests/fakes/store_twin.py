@@ -71,7 +71,6 @@ class TwinDisk(Disk):
         found = self._own.run(self._real.image(self.layout))
         expected = super().image(shard)
         same(replace(found, disk=expected.disk), expected)
-        self.broken.clear()  # the process is a new one
         return expected
 
     def commit(self, shard: int, writes: tuple[st.Write, ...]) -> tuple[int, ...]:

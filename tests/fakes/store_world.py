@@ -63,13 +63,20 @@ class World(Faults):
         shards = k + r + rng.choice((0, 0, 0, 1))
         self.layout = Layout.uniform(k=k, r=r, shards=shards, stripes=stripes, rows=3, width=4)
         self.settled = stripes
-        self.config = replace(CONFIG, open_blocks=self.mix.open_blocks)
+        self.config = replace(
+            CONFIG,
+            open_blocks=self.mix.open_blocks,
+            sweep_rows_per_s_max=self.mix.sweep_rows_per_s_max,
+            workers_kept=self.mix.workers_kept,
+            worker_silent_s=self.mix.worker_silent_s,
+        )
         self.update = update
         self.books = Books(self.layout, update)
         self.now = 0.0
         self.tick_s = 0.025
         self.count: Counter[str] = Counter()
         self.read_to_end: dict[Block, bool] = {}
+        self.waited_s = 0.0  # for an acknowledgement, the longest
         self.quiet = False
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
@@ -149,6 +156,8 @@ class World(Faults):
         if not reliable and rng.random() < mix.lossy:
             return
         if not reliable and isinstance(message, ms.Delta) and rng.random() < mix.deltas_lost:
+            return
+        if not reliable and isinstance(message, ms.Snapshot) and rng.random() < mix.snapshots_lost:
             return
         if isinstance(to, int):
             to = self.processes[to]

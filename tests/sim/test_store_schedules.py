@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -23,6 +24,17 @@ SCHEDULES = int(os.environ.get("PROA_TEST_SCHEDULES", "10000"))
 PARTS = min(4, SCHEDULES)  # each within the time that a test may take
 TOO_MANY = Mix(beyond=True, strikes=1)
 LONG = Mix(busy_s=0.6, strikes=14, pushes=60, reads=20, clients=3)
+# Blocks forget workers that are silent for longer than any of these clients waits.
+FORGETFUL = Mix(
+    busy_s=1.2, strikes=10, pushes=60, reads=10, clients=6, lossy=0.05, workers_kept=1,
+    worker_silent_s=0.3,
+)  # fmt: skip
+# Parity that was lost is collected at 5 rows a second, most of what it is sent gets lost.
+PACED = Mix(
+    faults=("wipe",), strikes=2, steps=(), busy_s=1.0, pushes=40, reads=0, clients=3, lossy=0.0,
+    doubled=0.0, slow=0.0, tables=0.0, snapshots_lost=0.7, sweep_rows_per_s_max=5,
+)  # fmt: skip
+WAITED_S_MAX = 0.6
 REPLAY = (
     "PROA_TEST_SEED={seed} PROA_TEST_SCHEDULES=1 python -m pytest tests/sim/test_store_schedules.py"
 )
@@ -81,6 +93,30 @@ def test_worse_worlds_do_not_trouble_the_whole_protocol(mix: Mix):
     seeds = range(FIRST_SEED, FIRST_SEED + 150)
     failures, _ = play(seeds, mix)
     assert not failures, report(failures, len(seeds))
+
+
+def test_what_a_block_forgets_is_not_pushed_again():
+    seeds = range(FIRST_SEED, FIRST_SEED + 120)
+    failures, covered = play(seeds, FORGETFUL)
+    assert not failures, report(failures, len(seeds))
+    assert covered["forgotten"] > 500
+
+
+def test_blocks_that_forget_too_soon_apply_pushes_twice():
+    """A test of the one above."""
+    failures, _ = play(range(FIRST_SEED, FIRST_SEED + 60), replace(FORGETFUL, worker_silent_s=0.0))
+    assert len([what for what in failures.values() if "applied twice" in what]) > 20
+
+
+def test_pushes_do_not_wait_for_the_sweep():
+    """An owner counts on a parity block that never got what it sent: the first push asks again."""
+    waited: dict[int, float] = {}
+    for seed in range(FIRST_SEED, FIRST_SEED + 60):
+        world = World(seed, mix=PACED)
+        world.run()
+        waited[seed] = world.waited_s
+    late = {seed: waited_s for seed, waited_s in waited.items() if waited_s > WAITED_S_MAX}
+    assert not late, f"seconds that pushes waited, by seed: {late}"
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

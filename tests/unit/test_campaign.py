@@ -15,8 +15,9 @@ from proa.integrity.campaign.cells import Cases, Cell, run_cell
 from proa.integrity.campaign.counts import Counts, bound, total, wilson
 from proa.integrity.campaign.distributions import DTYPES
 from proa.integrity.campaign.faults import ELEMENTS, FAULTS, MANY, corrupt, differs, width_of
-from proa.integrity.campaign.findings import Finding, musts, objects
+from proa.integrity.campaign.findings import Finding, brief, failed, musts, objects
 from proa.integrity.campaign.journal import Journal
+from proa.integrity.campaign.limit import RowLimit
 from proa.integrity.campaign.plan import SIZES, Selection, cells
 from proa.integrity.campaign.report import Report, markdown
 from proa.integrity.campaign.synthetic import run_synthetic
@@ -205,6 +206,62 @@ def test_what_must_hold_can_fail() -> None:
 def test_too_few_faults_tell_nothing() -> None:
     few = [finding(Counts(injected=500, detected=499), fault="swap")]
     assert [must.met for must in musts(few) if must.name.startswith("swap")] == [None]
+
+
+def test_a_miss_that_the_limit_explains_is_a_miss_with_its_reason() -> None:
+    """Of swaps and pairs the worst cell counts, not all K together."""
+    good = finding(Counts(injected=90_000, detected=90_000), fault="pair")
+    counts = Counts(injected=20_000, detected=19_970, hidden=40, hidden_detected=10)
+    for hidden, reason in ((40, True), (39, False)):
+        worse = replace(finding(replace(counts, hidden=hidden), fault="pair"), inner=4096)
+        (must,) = [one for one in musts([good, worse]) if one.name.startswith("pairs")]
+        assert must.met is False
+        assert bool(must.reason) == reason
+        assert "99.85% (19,970 of 20,000: linear, bf16, n01, K=4096)" in must.measured
+        assert (must in failed([must])) != reason
+        shown = markdown(Report({}, [good, worse]))
+        assert ("missed: the 30 move neither sum" in shown) == reason
+        assert ("NOT MET" in shown) != reason
+
+
+@pytest.mark.parametrize(
+    ("fault", "moment", "excused"),
+    [("swap", "final", True), ("word", "final", False), ("zero", "early", False),
+     ("word", "repeated", True)],
+)  # fmt: skip
+def test_only_faults_that_may_cancel_are_excused(fault: str, moment: str, excused: bool) -> None:
+    counts = Counts(injected=100, large=100, large_detected=99, large_hidden=1)
+    name = "repeated" if moment == "repeated" else fault
+    found = [
+        one for one in musts([finding(counts, fault=fault, moment=moment)])
+        if one.name.startswith(f"{name}:")
+    ]  # fmt: skip
+    assert [one.met for one in found] == [False]
+    assert bool(found[0].reason) == excused
+
+
+def test_the_limit_hides_pairs_that_are_small_and_no_single_error_of_their_size() -> None:
+    g = dice()
+    x, weight = torch.randn(4, 256, generator=g), torch.randn(200, 256, generator=g)
+    clean = x @ weight.T
+    wrong = clean.clone()
+    by = 0.02  # about five limits
+    wrong[0, 0] += by
+    wrong[1, 0], wrong[1, 2] = clean[1, 0] + by, clean[1, 2] - by  # weights 127/128 and 125/128
+    wrong[2, 0], wrong[2, 1] = clean[2, 0] + by, clean[2, 1] - by  # 127/128 and -127/128
+    wrong[3, 150] = torch.nan
+    assert RowLimit(x, weight).hides(clean, wrong).tolist() == [False, True, False, False]
+
+
+def test_the_brief_pools_no_faults() -> None:
+    """One object for each (dtype, distribution, operator, scheme, site, fault)."""
+    counts = Counts(injected=9, detected=8, located=3, located_of=4)
+    places = [("checksum", "bit"), ("checksum", "word"), ("output", "zero"), ("output", "nan")]
+    found = brief([finding(counts, site=site, fault=fault) for site, fault in places])
+    assert {(one["site"], one["fault"]) for one in found} == set(places)
+    for one in found:
+        assert (one["detected"], one["located"], one["located_of"]) == (8, 3, 4)
+        assert "bits" not in one
 
 
 def test_a_check_that_sees_nothing_fails_the_campaign(monkeypatch: pytest.MonkeyPatch) -> None:

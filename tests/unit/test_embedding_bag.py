@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -175,6 +176,31 @@ def test_bad_options_are_named() -> None:
         ParityEmbeddingBag(MemoryTable(), padding_idx=23)
     with pytest.raises(NotSupported, match="copy"):
         copy.deepcopy(ParityEmbeddingBag(MemoryTable()))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["num_embeddings", "embedding_dim", "max_norm", "norm_type", "sparse", "_weight", "device",
+     "dtype"],
+)  # fmt: skip
+def test_arguments_of_torch_that_it_has_not_are_refused_by_name(name: str) -> None:
+    assert name in inspect.signature(nn.EmbeddingBag).parameters
+    assert name in (ParityEmbeddingBag.__doc__ or "")
+    with pytest.raises(TypeError, match=name):
+        ParityEmbeddingBag(MemoryTable(), **{name: None})
+
+
+def test_it_has_no_other_arguments_than_torch() -> None:
+    ours = inspect.signature(ParityEmbeddingBag).parameters
+    theirs = inspect.signature(nn.EmbeddingBag).parameters
+    for name in ours.keys() - {"table"}:
+        assert ours[name].default == theirs[name].default, name
+
+
+def test_each_forward_is_a_push_of_its_own() -> None:
+    table, ours, _ = pair(mode="sum")
+    (ours(FLAT.view(2, 4)).sum() + ours(FLAT.view(4, 2)).sum()).backward()
+    assert len(table.pushed) == 2
 
 
 def test_state_dict_goes_to_torch_and_back() -> None:

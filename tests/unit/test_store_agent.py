@@ -74,6 +74,19 @@ def test_the_same_push_twice_is_applied_once_and_answered(world: World):
     assert world.processes[0].agent.owner.state.blocks[OWNED].version == 1
 
 
+def test_who_asks_again_while_a_push_is_queued_is_answered(world: World):
+    """Who asked first may be gone: its call ended, or its answer would get lost."""
+    first, again = Mailbox(), Mailbox()
+    world.books.payloads.update({(9, step): push(step) for step in range(2)})
+    process = world.processes[0]
+    for box, step in ((first, 0), (first, 1), (again, 1)):  # step 1 waits for the round of step 0
+        process.handle(Received(box, push(step)))
+    assert len(process.agent.owner.pushes._queue) == 1
+    end = world.now + 0.2
+    world._play(lambda: world.now > end)
+    assert (first.got, again.got) == ([ms.PushDone(9, 0)], [ms.PushDone(9, 1)])
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -104,6 +117,11 @@ def test_the_same_push_twice_is_applied_once_and_answered(world: World):
 def test_a_bad_push_is_refused_whole(world: World, bad: ms.Part):
     assert say(world, push(0, bad)) == [ms.PushRefused(9, 0, Refusal.INVALID)]
     assert world.processes[0].agent.owner.state.blocks[OWNED].version == 0
+
+
+def test_a_push_has_a_number(world: World):
+    """Negative ones are marks of another kind."""
+    assert say(world, push(-1)) == [ms.PushRefused(9, -1, Refusal.INVALID)]
 
 
 def test_a_push_names_each_block_once(world: World):

@@ -13,8 +13,9 @@ from proa.store.protocol.actions import Persist, Received, Send, Ticked
 from proa.store.protocol.cluster_map import ShardEntry, first_term
 from proa.store.protocol.config import StoreConfig
 from proa.store.protocol.coordinator import Coordinator
+from proa.store.protocol.heard import FIRST_CLIENT, Heard
 from proa.store.protocol.layout import Block, Layout
-from proa.store.protocol.log import NO_SESSIONS, Entry, Mark, between, tail
+from proa.store.protocol.log import FORGET, NO_SESSIONS, Entry, Mark, Sessions, between, tail
 from proa.store.protocol.records import pack, unpack
 
 CONFIG = StoreConfig(detect_s=1.0, map_ttl_s=0.5)
@@ -75,6 +76,77 @@ def test_sessions_know_what_is_in_a_block_and_forget_what_is_undone():
     assert not sessions.includes(7, 4)
     assert not sessions.includes(8, 0)
     assert not sessions.remove(marks[1:]).includes(7, 5)
+
+
+def test_who_was_forgotten_is_forgotten_in_every_copy_also_when_it_is_undone():
+    before = NO_SESSIONS.add([Mark(7, 3, 0), Mark(8, 1, 0)])
+    marks = [Mark(7, FORGET, 0), Mark(9, 0, 0)]
+    after = before.add(marks)
+    assert not after.includes(7, 3)
+    assert after.includes(8, 1)
+    assert after.add([Mark(7, 4, 0)]).includes(7, 4)
+    back = after.remove(marks)
+    assert not back.includes(7, 3)
+    assert not back.includes(9, 0)
+    assert back.includes(8, 1)
+    assert after.remove([Mark(7, 3, 0)]) == after  # of an entry before it was forgotten
+
+
+def told_of(count: int) -> Sessions:
+    """Clients 0, 1, and so on."""
+    return NO_SESSIONS.add(Mark(FIRST_CLIENT + client, 0, 0) for client in range(count))
+
+
+class Awake:
+    """A Heard that is told of the time twice a second."""
+
+    def __init__(self, kept: int, silent_s: float) -> None:
+        self.heard, self.now = Heard(kept, silent_s), 50.0
+        self.heard.tick(self.now)
+
+    def run(self, seconds: int) -> None:
+        for _ in range(2 * seconds):
+            self.now += 0.5
+            self.heard.tick(self.now)
+
+
+def forgotten(heard: Heard, sessions: Sessions) -> list[int]:
+    marks = heard.to_forget(sessions)
+    assert {mark.step for mark in marks} <= {FORGET}
+    return [mark.worker - FIRST_CLIENT for mark in marks]
+
+
+def test_a_block_forgets_workers_beyond_its_limit_that_were_silent_for_long():
+    awake = Awake(kept=4, silent_s=100.0)
+    heard = awake.heard
+    awake.run(99)
+    assert forgotten(heard, told_of(10)) == []  # they may have been there before this owner was
+    heard.note(FIRST_CLIENT)
+    heard.note(FIRST_CLIENT + 9)
+    awake.run(2)
+    assert forgotten(heard, told_of(10)) == [1, 2, 3, 4, 5, 6]
+    assert forgotten(heard, told_of(4)) == []
+    assert forgotten(heard, told_of(5)) == [1]
+    awake.run(98)
+    assert 0 not in forgotten(heard, told_of(10))
+    awake.run(1)
+    assert forgotten(heard, told_of(5)) == [0]
+    heard.note(5)
+    assert list(heard._last) == [5]  # the others are silent whether it knows them or not
+
+
+def test_sessions_and_workers_with_names_are_never_forgotten():
+    awake = Awake(kept=0, silent_s=100.0)
+    awake.run(200)
+    sessions = NO_SESSIONS.add([Mark(20260711, 9, 9), Mark(FIRST_CLIENT - 1, 0, 0)])
+    assert forgotten(awake.heard, sessions) == []
+
+
+def test_an_owner_that_was_frozen_takes_nobody_for_silent():
+    heard = Heard(kept=0, silent_s=100.0)
+    heard.tick(0.0)
+    heard.tick(5000.0)
+    assert forgotten(heard, told_of(3)) == []
 
 
 # --- records

@@ -22,7 +22,7 @@ from fakes.programs import (
 )
 from proa.cli.main import main
 from proa.cli.pack import coverage_lines
-from proa.errors import ProgramRefused, SpecError, Unavailable
+from proa.errors import EnvironmentLacks, ProgramRefused, SpecError, Unavailable
 from proa.spec import CodedModel, ProtectionSpec, TensorSpec
 from proa.worker import programs
 from proa.worker.bitflips import BitFlips
@@ -277,6 +277,17 @@ def test_without_checked_products_no_accumulator_is_hit(tmp_path: Path) -> None:
         (found,) = program(torch.ones(1, *INPUT.shape))
     with torch.no_grad():
         torch.testing.assert_close(found, Perceptron()(torch.ones(1, *INPUT.shape)))
+
+
+def test_where_no_kernel_has_a_hook_the_fault_is_refused(tmp_path: Path) -> None:
+    """As on a GPU: the request says so, instead of a fault that does nothing."""
+    _, program = packed(tmp_path, "none")
+    fault = flip(FaultSite.ACTIVATION)
+    with (
+        pytest.raises(EnvironmentLacks, match=r"^fault f: site ACTIVATION is for workers on a CPU"),
+        BitFlips(lambda: [fault]).during([fault], program, layers=2),
+    ):
+        program(torch.ones(1, *INPUT.shape))
 
 
 def test_flipped_outputs_are_seen_by_no_check(corrected: programs.Program) -> None:

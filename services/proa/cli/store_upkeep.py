@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
+    from proa.api.v1.store_pb2 import ScrubProgress
+
 
 def register(store: Verbs, add_address: Callable[[argparse.ArgumentParser], None]) -> None:
     """`add_address`: --address and --run-dir."""
@@ -176,11 +178,27 @@ async def _scrub_all(args: argparse.Namespace) -> int:
         say(
             f"{last.rows_read:,} rows read, {last.rows_compared:,} of parity compared:"
             f" {last.rows_bad:,} bad, {last.rows_repaired:,} of them repaired;"
-            f" {last.stripes_bad:,} parity blocks wrong, collected anew"
+            f" {last.stripes_bad:,} parity blocks wrong, {last.stripes_repaired:,} of them"
+            " collected anew"
         )
+        if last.stripes_unread:
+            say(
+                f"not compared: {last.stripes_unread:,} parity blocks, being collected or behind"
+                " their data all the time; scrub again later"
+            )
         if last.shards_failed:
             say(f"not read to the end: shards {', '.join(map(str, last.shards_failed))}")
-    return OK if last.done and last.rows_repaired == last.rows_bad else FAILED
+    return OK if _is_clean(last) else FAILED
+
+
+def _is_clean(total: ScrubProgress) -> bool:
+    """Whether all was read, and what was bad is repaired."""
+    return (
+        total.done
+        and not total.stripes_unread
+        and total.rows_repaired == total.rows_bad
+        and total.stripes_repaired == total.stripes_bad
+    )
 
 
 # --- snapshot, restore

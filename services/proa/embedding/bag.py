@@ -24,6 +24,11 @@ class ParityEmbeddingBag(torch.nn.Module):
     The rows of a batch are pulled in `forward`; their gradients are pushed when `backward` reaches
     them, and the store applies the table's optimiser: no torch optimiser sees these parameters.
     In eval mode or without gradients nothing is pushed. Rows of `padding_idx` are never changed.
+    Outside a session every `forward` is a push of its own: two of one bag in a step are two steps
+    of the optimiser. In a session they are summed first.
+    The constructor has no num_embeddings, embedding_dim, device and dtype (fp32): these are of the
+    table and of the ids; no `_weight` (`load_state_dict`); no max_norm and norm_type: a pull never
+    changes a row; no sparse: gradients always are.
     `state_dict` has `weight` and `state.NAME` for the optimiser's state, whatever holds them.
     """
 

@@ -11,24 +11,33 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from proa.embedding.table import Ids, Rows
-from proa.errors import InvalidRequest
+from proa.errors import DataLost, InvalidRequest, Overloaded, ProaError
 from proa.store.access import Access
-from proa.store.client import StoreClient
+from proa.store.client import MESSAGE_BYTES_MAX, StoreClient
 from proa.store.optimisers import Optimiser, sum_duplicates
-from proa.store.pushing import Session
+from proa.store.pushing import Parts, Session
 from proa.store.tables import Table as Description
 
 Result = TypeVar("Result")
+LATE_MAX = 4096
 
 
 class ParityStore:
     """A connection to a store. `with ParityStore("127.0.0.1:8021") as store`. For one thread.
 
     session: synchronous training. All members push the same steps, each ended by `step()`, and a
-    step is applied once, to the sum of what they pushed. Without it each gradient is applied as it
-    comes, as long as fewer than `inflight_max` are under way, and `step()` does nothing.
+    step is applied once, to the sum of what they pushed. Its number belongs to one job for ever: a
+    job that begins anew takes another one, one that goes on at step N says `begin=N` (see
+    `Session`). Without a session each push is applied as it comes, as long as fewer than
+    `inflight_max` are under way: each backward pass of a bag is a step of its table's optimiser
+    for every `forward` in it. `step()` then only raises what pushes met.
     access: certificates and the user of the shards' servers, where the store asks for them.
-    Errors: ShardUnavailable when nobody answers within `timeout_s`.
+    message_bytes_max: of what a step has for one shard.
+
+    A push that was not acknowledged in time is kept (`flush`): after the error, `retry()`, and then
+    the call that raised it once more. No gradients get lost between.
+    Errors: ShardUnavailable when nobody answers within `timeout_s`; InvalidRequest where the
+    session does not stand at its `begin`.
     """
 
     def __init__(
@@ -39,11 +48,14 @@ class ParityStore:
         timeout_s: float = 30.0,
         inflight_max: int = 2,
         access: Access | None = None,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
     ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._gathered: dict[str, list[tuple[Ids, Rows]]] = {}
+        self._late: list[Parts] = []  # outside a session: pushed, and not taken yet
+        self._met: ProaError | None = None
         self._session = session
 
         async def connect() -> StoreClient:
@@ -53,6 +65,7 @@ class ParityStore:
                 timeout_s=timeout_s,
                 inflight_max=inflight_max,
                 access=access,
+                message_bytes_max=message_bytes_max,
             )
             return await client.__aenter__()
 
@@ -85,21 +98,49 @@ class ParityStore:
         return StoreTable(self, self._run(self._client.table(name)))
 
     def step(self) -> None:
-        """End a step: what was gathered since the last one is pushed as a whole."""
-        if self._session is not None:
-            gathered, self._gathered = self._gathered, {}
-            sums = {
-                name: sum_duplicates(*(np.concatenate(some) for some in zip(*parts, strict=True)))
-                for name, parts in gathered.items()
-            }
-            self._run(self._client.push(sums))
+        """End a step: what was gathered since the last one is pushed as a whole.
+
+        Errors: InvalidRequest, of these gradients; or what an earlier step met. Either way they
+        stay gathered, for another `step()`, or for `discard()`.
+        """
+        if self._session is None:
+            self._settle()
+            return
+        sums = {
+            name: _summed(*(np.concatenate(some) for some in zip(*parts, strict=True)))
+            for name, parts in self._gathered.items()
+        }
+
+        async def push() -> None:
+            await self._client.push(sums)
+            self._gathered = {}  # here: whoever interrupts the wait must not push it twice
+
+        self._run(push())
+
+    def discard(self) -> None:
+        """Forget what was gathered since the last step, as a worker does that skips one: its
+        `step()` still takes part."""
+        self._gathered = {}
 
     def flush(self) -> None:
-        """Return when every step was acknowledged. Errors: what one of them met."""
+        """Return when every step was acknowledged. Errors: what one of them met.
+
+        InvalidRequest and DataLost are raised once: each shard has taken its part of that step or
+        refused it for good. With any other error the step is unresolved: it is raised again until
+        `retry()` succeeds.
+        """
+        self._settle()
         self._run(self._client.flush())
 
+    def retry(self) -> None:
+        """Push unresolved steps again, as the same steps: each is applied once, whatever came of
+        it before. Returns when every step was acknowledged. Errors: as `flush`."""
+        self._run(self._client.retry())
+        self.flush()
+
     def pull(self, table: str, ids: Ids) -> Rows:
-        """float32 `[ids, dim]`; no id twice."""
+        """float32 `[ids, dim]`; no id twice. Outside a session it raises first what pushes met."""
+        self._settle()
         return self._run(self._client.pull(table, ids))
 
     def pull_many(self, asked: Mapping[str, Ids]) -> dict[str, Rows]:
@@ -108,14 +149,37 @@ class ParityStore:
 
     def begin_pull(self, asked: Mapping[str, Ids]) -> Future[dict[str, Rows]]:
         """`pull_many` in the background; the result raises what it met."""
+        self._settle()
         return asyncio.run_coroutine_threadsafe(self._client.pull_many(asked), self._loop)
 
     def push(self, table: str, ids: Ids, gradients: Rows) -> None:
-        """In a session: kept until `step()`. Else on its way when this returns."""
+        """In a session: kept until `step()`. Else on its way when this returns; what an earlier
+        push met is raised by the next `pull`, `step` or `flush`, and not here, in the midst of a
+        backward pass whose other gradients would be lost. Errors: InvalidRequest, of this push."""
         if self._session is not None:
             self._gathered.setdefault(table, []).append((ids, gradients.copy()))
-        else:
-            self._run(self._client.push({table: (ids, gradients)}))
+            return
+        if len(self._late) >= LATE_MAX:
+            raise Overloaded(f"{LATE_MAX} pushes wait for one that failed: see flush() and retry()")
+        self._late.append(self._run(self._client.prepared({table: (ids, gradients)})))
+        try:
+            self._take_late()
+        except (InvalidRequest, DataLost) as exc:
+            self._met = self._met or exc
+        except ProaError:
+            pass  # raised again as long as it is not resolved
+
+    def _take_late(self) -> None:
+        while self._late:
+            self._run(self._client.take(self._late[0]))
+            del self._late[0]
+
+    def _settle(self) -> None:
+        """Errors: what pushes outside a session met."""
+        met, self._met = self._met, None
+        if met is not None:
+            raise met
+        self._take_late()
 
     def export(self, table: str) -> tuple[Rows, Rows]:
         """Weights `[rows, dim]` and the optimiser's state `[rows, floats]`."""
@@ -139,6 +203,11 @@ class ParityStore:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def _summed(ids: Ids, gradients: Rows) -> tuple[Ids, Rows]:
+    with np.errstate(over="ignore", invalid="ignore"):  # refused by name when it is pushed
+        return sum_duplicates(ids, gradients)
 
 
 class StoreTable:

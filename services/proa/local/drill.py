@@ -196,4 +196,4 @@ async def _scrub(address: str, verdict: Verdict) -> None:
     async for progress in asked(address, lambda stub: stub.Scrub(store_pb2.ScrubRequest())):
         verdict.wrong += sum(len(one.rows) for one in progress.findings if one.kind == "crc")
         verdict.parity_wrong = progress.stripes_bad
-        verdict.scrubbed = progress.done
+        verdict.scrubbed = progress.done and not progress.stripes_unread

@@ -46,6 +46,8 @@ MEMORY_S = 0.5
 LEAVE_S = 0.02
 STUCK_S = 30.0
 FULL = 0.95  # of maxmemory: what is under way must still fit
+STEPS = ("W1", "W2", "W3", "ACK", "W4")
+CRASHES = {"": signal.SIGKILL, "STOP": signal.SIGSTOP}
 
 
 async def main() -> None:
@@ -297,17 +299,21 @@ class _Agent:
 
 
 def crash_at(text: str) -> Callable[[str], None]:
-    """For tests: SIGKILL to oneself at the Nth time of a step. Errors: SettingsError."""
-    step, _, number = text.partition(":")
+    """For tests: a signal to oneself at the Nth time of a step. Errors: SettingsError."""
     if not text:
         return lambda _step: None
-    if step not in ("W1", "W2", "W3", "W4") or not number.isdigit():
-        raise SettingsError(f"PROA_STORE_CRASH_AT={text!r} is not STEP:N with STEP W1 to W4")
+    step, _, rest = text.partition(":")
+    number, _, name = rest.partition(":")
+    if step not in STEPS or not number.isdigit() or name not in CRASHES:
+        raise SettingsError(
+            f"PROA_STORE_CRASH_AT={text!r} is not STEP:N or STEP:N:STOP with STEP of"
+            f" {', '.join(STEPS)}"
+        )
     seen: Counter[str] = Counter()
 
     def told(now: str) -> None:
         seen[now] += 1
         if now == step and seen[now] == int(number):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), CRASHES[name])
 
     return told

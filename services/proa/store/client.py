@@ -8,19 +8,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
 
 from proa.api.v1 import store_pb2, store_pb2_grpc
-from proa.errors import InvalidRequest, ProaError
+from proa.errors import InvalidRequest
 from proa.rpc import Channels, peer_errors
 from proa.runtime.tls import open_tls
 from proa.store.access import TLS_SETTING, Access
 from proa.store.gf256 import Bytes
+from proa.store.inflight import InFlight
 from proa.store.initial import Floats, Ids
+from proa.store.joining import Joining
 from proa.store.post import ROLE
+from proa.store.protocol.heard import FIRST_CLIENT
 from proa.store.protocol.layout import Block
 from proa.store.protocol.messages import Part
 from proa.store.protocol.reading import Answer
@@ -34,6 +36,7 @@ from proa.store.pushing import (
     Session,
     Steps,
     Who,
+    check_sizes,
     lost_rows,
     parts_of,
     pause,
@@ -47,24 +50,16 @@ from proa.store.wire_tables import table_to_proto
 MESSAGE_BYTES_MAX = 64 << 20
 TELL_FLOOR_S = 0.5
 EXPORT_ROWS = 4096
-
-
-@dataclass(slots=True)
-class _Steps:
-    """Steps that were not acknowledged yet, and what the first of them met that failed."""
-
-    open: dict[int, asyncio.Task[None]] = field(default_factory=dict)
-    next: int = 0
-    unsettled: int | None = None  # of a session: the first that failed
-    error: ProaError | None = None
+EXPORT_BYTES = 8 << 20
 
 
 class StoreClient:
     """`async with StoreClient("host:port") as store`. coordinator: its address.
 
     timeout_s: how long a pull or a push may take; inflight_max: steps that may wait for their
-    acknowledgement. Without `session` each step is applied as it comes. Errors:
-    EnvironmentLacks (certificates that cannot be used).
+    acknowledgement; message_bytes_max: of what a step has for one shard. Without `session` each
+    step is applied as it comes. Errors: EnvironmentLacks (certificates that cannot be used); on
+    entering, InvalidRequest where the session stands at another step than it begins with.
     """
 
     def __init__(
@@ -75,17 +70,22 @@ class StoreClient:
         timeout_s: float = 30.0,
         inflight_max: int = 2,
         access: Access | None = None,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
     ) -> None:
         self._access = access or Access()
         self._tls = open_tls(self._access.tls_dir, TLS_SETTING)
-        self._channels = Channels(message_bytes_max=MESSAGE_BYTES_MAX, tls=self._tls)
+        self._channels = Channels(message_bytes_max=message_bytes_max, tls=self._tls)
         self._coordinator, self._session = coordinator, session
-        self._timeout_s, self._inflight_max = timeout_s, inflight_max
-        self._worker = session.worker if session else secrets.randbits(WORKER_BITS)
+        self._timeout_s, self._message_bytes_max = timeout_s, message_bytes_max
+        self._worker = session.worker if session else FIRST_CLIENT + secrets.randbits(WORKER_BITS)
+        self._process = 1 + secrets.randbits(WORKER_BITS - 1) if session else 0
         self._maps = MapKeeper(self._channels, coordinator)
         self._pusher = Pusher(self._channels, self._maps)
         self._views: RedisViews | None = None
-        self._steps = _Steps()
+        begin = session.begin if session else 0
+        self._flight = InFlight(
+            self._push, inflight_max, begin=begin, in_session=session is not None
+        )
         self._setter = Steps()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -95,6 +95,10 @@ class StoreClient:
             self._tasks.append(asyncio.create_task(self._tls.watch()))
         try:
             told = await self._maps.fresh(self._deadline())
+            if self._session is not None:
+                await Joining(
+                    self._channels, self._maps, self._session, self._process, self._deadline()
+                ).run()
         except BaseException:
             await self.close()
             raise
@@ -109,10 +113,10 @@ class StoreClient:
 
     async def close(self) -> None:
         """Pushes that were not acknowledged yet may be lost."""
-        tasks = [*self._tasks, *self._steps.open.values()]
-        for task in tasks:
+        await self._flight.cancel()
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._views is not None:
             await self._views.close()
         await self._channels.close()
@@ -225,17 +229,41 @@ class StoreClient:
     async def push(self, gradients: Gradients) -> int:
         """One step: per table ids (no id twice) and float32 `[ids, dim]`. Its number.
 
-        Returns when fewer than `inflight_max` steps wait. Errors: InvalidRequest, before anything
-        is sent; and what an earlier step met.
+        Returns when fewer than `inflight_max` steps wait. Errors: InvalidRequest, of these
+        gradients; or what an earlier step met. Either way nothing of this step was sent.
         """
-        told = await self._fresh(self._deadline())
-        parts = parts_of(told.usable, gradients, everywhere=self._session is not None)
-        await self._room()
-        step = self._steps.next
-        self._steps.next += 1
-        task = asyncio.create_task(self._push(told, step, parts))
-        self._steps.open[step] = task
-        return step
+        return await self.take(await self.prepared(gradients))
+
+    async def prepared(self, gradients: Gradients) -> Parts:
+        """What `take` sends as one step. Errors: InvalidRequest, naming table and ids, or a limit;
+        ShardUnavailable."""
+        told = self._latest()
+        if not all(told.usable.has(name) for name in gradients):
+            told = await self._fresh(self._deadline())
+        return self._parts(told, gradients, everywhere=self._session is not None)
+
+    async def take(self, parts: Parts) -> int:
+        """The second half of `push`. Errors: what an earlier step met: this one was not taken."""
+        return await self._flight.take(parts)
+
+    async def flush(self) -> None:
+        """Return when every step was acknowledged. Errors: what one of them met.
+
+        InvalidRequest and DataLost are raised once: each shard has taken its part of that step or
+        refused it. With any other error the step is unresolved: `push` and `flush` raise the error
+        until `retry` succeeds.
+        """
+        await self._flight.flush()
+
+    async def retry(self) -> None:
+        """Push unresolved steps again, under their numbers: what was written is not written twice.
+        Returns when every step was acknowledged. Errors: as `flush`."""
+        await self._flight.retry()
+
+    def _parts(self, told: Told, gradients: Gradients, *, everywhere: bool) -> Parts:
+        parts = parts_of(told.usable, gradients, everywhere=everywhere)
+        check_sizes(parts, self._message_bytes_max)
+        return parts
 
     async def push_as(
         self,
@@ -257,7 +285,7 @@ class StoreClient:
             raise InvalidRequest(f"worker = {worker} is not 0 to 2^{WORKER_BITS} - 1")
         deadline = asyncio.get_running_loop().time() + (limit_s or self._timeout_s)
         told = await self._fresh(deadline)
-        parts = parts_of(told.usable, gradients, everywhere=session is not None)
+        parts = self._parts(told, gradients, everywhere=session is not None)
         await self._pusher.push(told, Who(worker, step, lambda: floor), parts, deadline, session)
 
     async def export(
@@ -268,8 +296,9 @@ class StoreClient:
         Not of one moment while others push. Errors: as `pull`.
         """
         table = await self.table(name)
-        for first in range(begin, end, EXPORT_ROWS):
-            ids = np.arange(first, min(first + EXPORT_ROWS, end))
+        rows = _rows_at_once(table)
+        for first in range(begin, end, rows):
+            ids = np.arange(first, min(first + rows, end))
             stored = await self.pull_stored(name, ids, self._deadline())
             values = (stored ^ table.initial_records(ids)).view(np.float32)
             yield first, values[:, : table.dim], values[:, table.dim :]
@@ -285,6 +314,7 @@ class StoreClient:
         for one in told.usable.locate(name, check_ids(table, ids)):
             part = Part(one.block, one.rows, payload[one.where])
             parts.setdefault(told.catalogue.layout.shard_of(*one.block), []).append(part)
+        check_sizes(parts, self._message_bytes_max)
         with self._setter.step() as who:
             await self._pusher.push(told, who, parts, deadline, None)
 
@@ -294,45 +324,19 @@ class StoreClient:
         table.whole(weights[:0], None if state is None else state[:0])
         if len(weights) != table.rows or (state is not None and len(state) != table.rows):
             raise InvalidRequest(f"table {name!r} has {table.rows} rows, not {len(weights)}")
-        for first in range(0, table.rows, EXPORT_ROWS):
-            some = slice(first, min(first + EXPORT_ROWS, table.rows))
+        rows = _rows_at_once(table)
+        for first in range(0, table.rows, rows):
+            some = slice(first, min(first + rows, table.rows))
             ids = np.arange(some.start, some.stop)
             await self.set_rows(name, ids, weights[some], None if state is None else state[some])
 
-    async def flush(self) -> None:
-        """Return when every step was acknowledged. Errors: what one of them met."""
-        while self._steps.open:
-            await asyncio.wait(list(self._steps.open.values()))
-        self._raise()
-
-    async def _room(self) -> None:
-        while len(self._steps.open) >= self._inflight_max:
-            await asyncio.wait(list(self._steps.open.values()), return_when=asyncio.FIRST_COMPLETED)
-        self._raise()
-
-    def _raise(self) -> None:
-        error, self._steps.error = self._steps.error, None
-        if error is not None:
-            raise error
-
-    async def _push(self, told: Told, step: int, parts: Parts) -> None:
-        try:
-            await self._pusher.push(
-                told, Who(self._worker, step, self._floor), parts, self._deadline(), self._session
-            )
-        except ProaError as exc:
-            self._steps.error = self._steps.error or exc
-            if self._session is not None and self._steps.unsettled is None:
-                self._steps.unsettled = step
-        finally:
-            del self._steps.open[step]
+    async def _push(self, step: int, parts: Parts) -> None:
+        deadline = self._deadline()
+        who = Who(self._worker, step, self._floor, self._process)
+        await self._pusher.push(await self._fresh(deadline), who, parts, deadline, self._session)
 
     def _floor(self) -> int:
-        """Nobody asks about steps below it again. The members of a session take it that those were
-        acknowledged: it never passes one that failed."""
-        steps = self._steps
-        floor = min(steps.open, default=steps.next)
-        return floor if steps.unsettled is None else min(floor, steps.unsettled)
+        return self._flight.floor()
 
     async def _tell_floor(self, session: Session) -> None:
         """A new agent learns from it which steps were acknowledged: see `gate`."""
@@ -340,7 +344,7 @@ class StoreClient:
             await asyncio.sleep(TELL_FLOOR_S)
             told, floor = self._maps.latest, self._floor()
             if told is not None and floor > 0:
-                await self._pusher.tell_floor(told, session, floor)
+                await self._pusher.tell_floor(told, session, floor, self._process)
 
     # --- time
 
@@ -353,3 +357,8 @@ class StoreClient:
 
     async def _fresh(self, deadline: float) -> Told:
         return await self._maps.fresh(deadline)
+
+
+def _rows_at_once(table: Table) -> int:
+    """Of a table that is read or set as a whole."""
+    return max(1, min(EXPORT_ROWS, EXPORT_BYTES // table.width))

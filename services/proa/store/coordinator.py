@@ -78,7 +78,10 @@ async def serve_coordinator(
         async with held as (state, tenure):
             admin.set_ready(False, "starting")
             books = Books(state, fresh, post, config or StoreConfig(), tenure)
-            service = StoreService(books, addresses, channels, access=access, place=place)
+            service = StoreService(
+                books, addresses, channels, access=access, place=place,
+                message_bytes_max=settings.message_bytes_max,
+            )  # fmt: skip
             try:
                 await _serve(settings, books, service, admin, registry, tls, listening)
             finally:

@@ -9,18 +9,19 @@ from collections.abc import AsyncIterator, Callable
 import grpc.aio
 
 from proa.api.v1 import store_pb2, store_pb2_grpc
-from proa.errors import InvalidRequest
+from proa.errors import InvalidRequest, StaleMap, Unavailable
 from proa.rpc import Context, servicer_errors, servicer_stream_errors
 from proa.store import wire
-from proa.store.gate import StepGate
+from proa.store.gate import StepGate, next_of
 from proa.store.hold import Hold
 from proa.store.post import Receive, deliver
 from proa.store.protocol import messages as ms
-from proa.store.protocol.actions import Paced
+from proa.store.protocol.actions import Paced, Phase
 from proa.store.scrub import Scrub
 from proa.store.shell import PushAnswer, Shell
 
 QUIET_MS_MAX = 1 << 31
+FLUSH_LOOK_S = 0.02
 NAME = store_pb2.DESCRIPTOR.services_by_name["StorePeer"].full_name
 
 
@@ -70,7 +71,7 @@ class AgentService(PeerService):
         super().__init__(shards, shell.receive)
         self._shell, self._report = shell, report
         self._scrub = scrub
-        self._gate = StepGate(shell.push)
+        self._gate = StepGate(shell.push, shell.check)
         self._hold = Hold(time.monotonic)
 
     @servicer_errors
@@ -80,6 +81,23 @@ class AgentService(PeerService):
         context: Context,  # noqa: ARG002
     ) -> store_pb2.ShardReport:
         return self._report()
+
+    @servicer_errors
+    async def Flush(
+        self,
+        request: store_pb2.FlushRequest,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> store_pb2.FlushResponse:
+        agent = self._shell.agent
+        if agent is None or agent.phase is not Phase.OPEN:
+            raise Unavailable(f"shard {self._shell.shard} does not serve")
+        state = agent.owner.state
+        ahead = state.ahead()
+        while ahead := state.still_ahead(ahead):
+            await asyncio.sleep(FLUSH_LOOK_S)
+            if self._shell.agent is not agent:
+                raise Unavailable(f"shard {self._shell.shard} was lost to another agent")
+        return store_pb2.FlushResponse()
 
     @servicer_errors
     async def Pace(
@@ -126,6 +144,28 @@ class AgentService(PeerService):
             return store_pb2.PushBlocksResponse(refused=wire.to_proto(answer).push_refused)
         return store_pb2.PushBlocksResponse()
 
+    @servicer_errors
+    async def BeginSession(
+        self,
+        request: store_pb2.BeginSessionRequest,
+        context: Context,  # noqa: ARG002
+    ) -> store_pb2.BeginSessionResponse:
+        agent, session = self._shell.agent, request.session
+        if agent is None or agent.phase is not Phase.OPEN:
+            raise Unavailable(f"shard {self._shell.shard} does not serve")
+        if request.epoch != agent.epoch:
+            raise StaleMap(
+                f"epoch = {request.epoch}: shard {self._shell.shard} is in epoch {agent.epoch}",
+                version=agent.map.version,
+            )
+        blocks = (owned.sessions for owned in agent.owner.state.blocks.values())
+        found = max(self._gate.next_step(session, request.members), next_of(blocks, session))
+        if request.process:
+            if found > request.begin:
+                raise InvalidRequest(f"begin = {request.begin}: step {found - 1} is known already")
+            self._gate.begin(session, request.members, request.worker, request.process)
+        return store_pb2.BeginSessionResponse(next=found)
+
     async def _pushed(self, push: ms.Push, request: store_pb2.PushBlocksRequest) -> PushAnswer:
         refused = self._shell.refusal(push)
         if refused is not None and not (request.session and not push.parts):
@@ -137,7 +177,9 @@ class AgentService(PeerService):
             return ms.PushRefused(push.worker, push.step, ms.Refusal.OVERLOADED)
         with self._hold.push(worker, push.step):
             if request.session:
-                return await self._gate.push(request.session, request.members, push)
+                return await self._gate.push(
+                    request.session, request.members, push, request.process
+                )
             return await self._shell.push(push)
 
 

@@ -6,9 +6,10 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import grpc.aio
+import numpy as np
 
 from proa.api.v1 import store_pb2, store_pb2_grpc
 from proa.errors import InvalidRequest
@@ -22,6 +23,7 @@ from proa.store.places import Place
 from proa.store.post import ROLE
 from proa.store.pushing import Session
 from proa.store.settings import ShardAddress
+from proa.store.tables import Table
 from proa.store.upkeep import Upkeep
 from proa.store.wire_tables import (
     floats_from_bytes,
@@ -36,12 +38,13 @@ NAME = store_pb2.DESCRIPTOR.services_by_name["EmbeddingStore"].full_name
 IDS_MAX = 1 << 20
 REPORT_S_MAX = 1.0
 INTERVAL_MS_MIN, INTERVAL_MS_MAX = 100, 60_000
-FLUSH_LOOK_S = 0.05
+FLUSH_S_MAX = 30.0  # of a call without a deadline
+SPARE_BYTES = 1024  # of a message, beside rows
 
 
 class StoreService(store_pb2_grpc.EmbeddingStoreServicer):
     """`access`: of the client for callers that have no map, which is connected when the first of
-    them comes; `place`: of a snapshot, by its name."""
+    them comes; `place`: of a snapshot, by its name; `message_bytes_max`: of the server."""
 
     def __init__(
         self,
@@ -51,9 +54,11 @@ class StoreService(store_pb2_grpc.EmbeddingStoreServicer):
         *,
         access: Access | None = None,
         place: Callable[[str], Place],
+        message_bytes_max: int,
     ) -> None:
         self._books, self._addresses, self._channels = books, addresses, channels
         self._access = access
+        self._rows_bytes_max = message_bytes_max - SPARE_BYTES
         self._client: StoreClient | None = None
         self._connecting = asyncio.Lock()
         self.address = ""  # our own, once it is known
@@ -105,8 +110,22 @@ class StoreService(store_pb2_grpc.EmbeddingStoreServicer):
         ids = ids_from_bytes(request.ids)
         if len(ids) > IDS_MAX:
             raise InvalidRequest(f"ids: {len(ids)} are more than {IDS_MAX}")
-        weights = await (await self._connected()).pull(request.table, ids)
-        return store_pb2.PullResponse(weights=weights.astype("<f4").tobytes())
+        client = await self._connected()
+        table = await client.table(request.table)
+        most = self._rows_of(4 * table.dim)
+        if len(ids) > most:
+            raise InvalidRequest(
+                f"ids: {len(ids)} rows of dim = {table.dim} are more than the {most} that fit a"
+                f" message of {self._rows_bytes_max + SPARE_BYTES} bytes"
+                " (PROA_STORE_MESSAGE_BYTES_MAX of the coordinator)"
+            )
+        every, where = np.unique(ids, return_inverse=True)
+        weights = await client.pull(request.table, every)
+        return store_pb2.PullResponse(weights=weights[where].astype("<f4").tobytes())
+
+    def _rows_of(self, row_bytes: int) -> int:
+        """How many rows fit one message."""
+        return self._rows_bytes_max // row_bytes
 
     @servicer_errors
     async def Push(
@@ -134,10 +153,10 @@ class StoreService(store_pb2_grpc.EmbeddingStoreServicer):
     async def Flush(
         self,
         request: store_pb2.FlushRequest,  # noqa: ARG002
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> store_pb2.FlushResponse:
-        while any(report.outbox for report in await self._reports()):  # noqa: ASYNC110
-            await asyncio.sleep(FLUSH_LOOK_S)
+        left_s = context.time_remaining()
+        await self._upkeep.flush(FLUSH_S_MAX if left_s is None else 0.9 * left_s)
         return store_pb2.FlushResponse()
 
     @servicer_stream_errors
@@ -154,10 +173,22 @@ class StoreService(store_pb2_grpc.EmbeddingStoreServicer):
                 f"begin = {request.begin}, end = {end}: table {table.name!r} has {table.rows} rows"
             )
         async for first, weights, state in client.export(request.table, request.begin, end):
+            for chunk in self._chunks(
+                table, first, weights, state[:, : None if request.state else 0]
+            ):
+                yield chunk
+
+    def _chunks(
+        self, table: Table, first: int, weights: Floats, state: Floats
+    ) -> Iterable[store_pb2.ExportChunk]:
+        """These rows in messages that are not too long."""
+        most = self._rows_of(table.width)
+        for begin in range(0, len(weights), most):
+            some = slice(begin, begin + most)
             yield store_pb2.ExportChunk(
-                first_id=first,
-                weights=weights.astype("<f4").tobytes(),
-                state=state.astype("<f4").tobytes() if request.state else b"",
+                first_id=first + begin,
+                weights=weights[some].astype("<f4").tobytes(),
+                state=state[some].astype("<f4").tobytes(),
             )
 
     async def _connected(self) -> StoreClient:
@@ -218,10 +249,6 @@ class StoreService(store_pb2_grpc.EmbeddingStoreServicer):
         books = self._books
         catalogue, told = books.catalogue, books.map
         shards = await self._reports()
-        whole = all(s.state == "open" and not s.parity_incomplete for s in shards)
-        down = sum(not entry.up for entry in told.shards.values())
-        behind = any(s.rows_pending or s.parity_incomplete for s in shards)
-        left = catalogue.r if whole and not behind else max(0, catalogue.r - max(down, 1))
         return store_pb2.StoreReport(
             unix_ms=round(time.time() * 1000),
             map_version=told.version,
@@ -236,7 +263,7 @@ class StoreService(store_pb2_grpc.EmbeddingStoreServicer):
                 )
                 for placed in catalogue.tables
             ],
-            redundancy=left,
+            redundancy=survived(catalogue.r, shards),
         )
 
     async def _reports(self) -> list[store_pb2.ShardReport]:
@@ -253,3 +280,12 @@ class StoreService(store_pb2_grpc.EmbeddingStoreServicer):
             log.debug("shard %d does not report: %s", shard, exc.details())
         report.shard, report.domain = shard, where.domain
         return report
+
+
+def survived(r: int, shards: Iterable[store_pb2.ShardReport]) -> int:
+    """Losses that every stripe survives now. A shard that does not serve, has rows to decode or
+    parity to collect is a loss already, for the stripes that it has a block of."""
+    lost = sum(
+        one.state != "open" or one.rows_pending > 0 or one.parity_incomplete > 0 for one in shards
+    )
+    return max(0, r - lost)

@@ -98,7 +98,8 @@ class AgentSettings:
     crash_at: str = setting(
         "",
         env="PROA_STORE_CRASH_AT",
-        why="tests only: STEP:N ends the process at the Nth W1, W2, W3 or W4",
+        why="tests only: STEP:N kills the process at the Nth W1, W2, W3, ACK (of a parity block) or"
+        " W4; STEP:N:STOP stops it",
     )
 
     @property

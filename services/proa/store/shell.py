@@ -97,7 +97,8 @@ class Caller:
 class Shell:
     """`run` is a root task. `disk`: a new one for every start, by a number of its own; `catalogue`:
     the tables as they are now; `is_full`: its memory is: no pushes are taken, nothing else suffers;
-    `step`: told of W1 to W4 as they happen, for tests that kill the process there."""
+    `step`: told of W1 to W4, and of a parity block's ACK, as they happen, for tests that kill the
+    process there."""
 
     def __init__(
         self,
@@ -161,9 +162,14 @@ class Shell:
         elif (self.starved or self.is_full()) and _needs_memory(agent, push):
             why = ms.Refusal.OUT_OF_MEMORY
         else:
-            for part in push.parts:
-                self.tables.check(part.block, part.rows, part.payload)
+            self.check(push)
         return None if why is None else ms.PushRefused(push.worker, push.step, why)
+
+    def check(self, push: ms.Push) -> None:
+        """Errors: InvalidRequest, naming table and ids."""
+        for part in push.parts:
+            assert self.tables is not None
+            self.tables.check(part.block, part.rows, part.payload)
 
     def lost_disk(self, agent: Agent, why: str) -> None:
         """The disk of this agent is gone: it starts again, with what is there then."""
@@ -270,6 +276,8 @@ class Shell:
     def _send(self, to: Hashable, message: ms.Message) -> None:
         if isinstance(message, ms.Delta):
             self._step("W3")
+        if isinstance(message, ms.Ack):
+            self._step("ACK")
         if isinstance(to, Caller):
             self._step("W4")
             to.take(message)

@@ -51,6 +51,30 @@ class Upkeep:
     def _stub(self, shard: int) -> store_pb2_grpc.StorePeerStub:
         return store_pb2_grpc.StorePeerStub(self._channels(self._addresses[shard].agent, ROLE))  # type: ignore[no-untyped-call]
 
+    # --- what was written is on parity
+
+    async def flush(self, limit_s: float) -> None:
+        """Returns when all that shards had written is on their parity. Who does not answer has not
+        said so. Errors: Unavailable after `limit_s`."""
+        deadline = asyncio.get_running_loop().time() + limit_s
+        await asyncio.gather(
+            *(self._flush(shard, deadline) for shard in range(len(self._addresses)))
+        )
+
+    async def _flush(self, shard: int, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                limit_s = max(0.01, deadline - loop.time())
+                await self._stub(shard).Flush(store_pb2.FlushRequest(), timeout=limit_s)
+            except grpc.aio.AioRpcError as exc:
+                if loop.time() + LOOK_S >= deadline:
+                    why = exc.details() or exc.code().name
+                    raise Unavailable(f"shard {shard} is not on its parity: {why}") from exc
+            else:
+                return
+            await asyncio.sleep(LOOK_S)
+
     # --- recovery
 
     async def recover(self, rows_per_s_max: int) -> AsyncIterator[store_pb2.RecoverProgress]:
@@ -250,4 +274,6 @@ def _sum(
         total.rows_repaired += one.rows_repaired
         total.stripes_bad += one.stripes_bad
         total.rows_compared += one.rows_compared
+        total.stripes_repaired += one.stripes_repaired
+        total.stripes_unread += one.stripes_unread
     return total

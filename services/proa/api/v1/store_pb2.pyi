@@ -143,14 +143,38 @@ class FlushResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class PushBlocksRequest(_message.Message):
-    __slots__ = ("push", "session", "members")
+    __slots__ = ("push", "session", "members", "process")
     PUSH_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
     push: PeerMessage.Push
     session: int
     members: int
-    def __init__(self, push: _Optional[_Union[PeerMessage.Push, _Mapping]] = ..., session: _Optional[int] = ..., members: _Optional[int] = ...) -> None: ...
+    process: int
+    def __init__(self, push: _Optional[_Union[PeerMessage.Push, _Mapping]] = ..., session: _Optional[int] = ..., members: _Optional[int] = ..., process: _Optional[int] = ...) -> None: ...
+
+class BeginSessionRequest(_message.Message):
+    __slots__ = ("session", "worker", "members", "epoch", "process", "begin")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    worker: int
+    members: int
+    epoch: int
+    process: int
+    begin: int
+    def __init__(self, session: _Optional[int] = ..., worker: _Optional[int] = ..., members: _Optional[int] = ..., epoch: _Optional[int] = ..., process: _Optional[int] = ..., begin: _Optional[int] = ...) -> None: ...
+
+class BeginSessionResponse(_message.Message):
+    __slots__ = ("next",)
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    next: int
+    def __init__(self, next: _Optional[int] = ...) -> None: ...
 
 class PushBlocksResponse(_message.Message):
     __slots__ = ("refused",)
@@ -301,7 +325,7 @@ class ScrubRequest(_message.Message):
     def __init__(self, rows_per_s_max: _Optional[int] = ...) -> None: ...
 
 class ScrubProgress(_message.Message):
-    __slots__ = ("rows_read", "rows_bad", "rows_repaired", "stripes_bad", "done", "rows_compared", "findings", "shards_failed")
+    __slots__ = ("rows_read", "rows_bad", "rows_repaired", "stripes_bad", "done", "rows_compared", "findings", "shards_failed", "stripes_repaired", "stripes_unread")
     ROWS_READ_FIELD_NUMBER: _ClassVar[int]
     ROWS_BAD_FIELD_NUMBER: _ClassVar[int]
     ROWS_REPAIRED_FIELD_NUMBER: _ClassVar[int]
@@ -310,6 +334,8 @@ class ScrubProgress(_message.Message):
     ROWS_COMPARED_FIELD_NUMBER: _ClassVar[int]
     FINDINGS_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FAILED_FIELD_NUMBER: _ClassVar[int]
+    STRIPES_REPAIRED_FIELD_NUMBER: _ClassVar[int]
+    STRIPES_UNREAD_FIELD_NUMBER: _ClassVar[int]
     rows_read: int
     rows_bad: int
     rows_repaired: int
@@ -318,7 +344,9 @@ class ScrubProgress(_message.Message):
     rows_compared: int
     findings: _containers.RepeatedCompositeFieldContainer[ScrubFinding]
     shards_failed: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, rows_read: _Optional[int] = ..., rows_bad: _Optional[int] = ..., rows_repaired: _Optional[int] = ..., stripes_bad: _Optional[int] = ..., done: _Optional[bool] = ..., rows_compared: _Optional[int] = ..., findings: _Optional[_Iterable[_Union[ScrubFinding, _Mapping]]] = ..., shards_failed: _Optional[_Iterable[int]] = ...) -> None: ...
+    stripes_repaired: int
+    stripes_unread: int
+    def __init__(self, rows_read: _Optional[int] = ..., rows_bad: _Optional[int] = ..., rows_repaired: _Optional[int] = ..., stripes_bad: _Optional[int] = ..., done: _Optional[bool] = ..., rows_compared: _Optional[int] = ..., findings: _Optional[_Iterable[_Union[ScrubFinding, _Mapping]]] = ..., shards_failed: _Optional[_Iterable[int]] = ..., stripes_repaired: _Optional[int] = ..., stripes_unread: _Optional[int] = ...) -> None: ...
 
 class ScrubFinding(_message.Message):
     __slots__ = ("kind", "shard", "table", "stripe", "position", "rows", "ids")

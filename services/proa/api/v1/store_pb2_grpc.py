@@ -116,7 +116,8 @@ class EmbeddingStoreServicer:
     def Pull(self, request, context):
         """Weights of rows; rows nobody pushed to have their initial values.
 
-        Errors: INVALID_ARGUMENT (table, ids), UNAVAILABLE (StoreFault says when to come back),
+        Errors: INVALID_ARGUMENT (table, ids, an answer above the limit of a message), UNAVAILABLE
+        (StoreFault says when to come back),
         DATA_LOSS (StoreFault has the ids).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -135,7 +136,11 @@ class EmbeddingStoreServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Flush(self, request, context):
-        """Answered when everything that was acknowledged before is on all parity that there is.
+        """Answered when everything that shards had written when it came, and so all that was acknowledged
+        before, is on all parity that there is; others may go on pushing.
+
+        Errors: UNAVAILABLE (a shard does not answer, or its parity does not follow, within the call's
+        time; without a deadline, 30 s).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -529,6 +534,11 @@ class StorePeerStub:
                 request_serializer=proa_dot_api_dot_v1_dot_store__pb2.PushBlocksRequest.SerializeToString,
                 response_deserializer=proa_dot_api_dot_v1_dot_store__pb2.PushBlocksResponse.FromString,
                 _registered_method=True)
+        self.BeginSession = channel.unary_unary(
+                '/proa.api.v1.StorePeer/BeginSession',
+                request_serializer=proa_dot_api_dot_v1_dot_store__pb2.BeginSessionRequest.SerializeToString,
+                response_deserializer=proa_dot_api_dot_v1_dot_store__pb2.BeginSessionResponse.FromString,
+                _registered_method=True)
         self.Exchange = channel.stream_stream(
                 '/proa.api.v1.StorePeer/Exchange',
                 request_serializer=proa_dot_api_dot_v1_dot_store__pb2.PeerFrame.SerializeToString,
@@ -538,6 +548,11 @@ class StorePeerStub:
                 '/proa.api.v1.StorePeer/Report',
                 request_serializer=proa_dot_api_dot_v1_dot_store__pb2.ReportRequest.SerializeToString,
                 response_deserializer=proa_dot_api_dot_v1_dot_store__pb2.ShardReport.FromString,
+                _registered_method=True)
+        self.Flush = channel.unary_unary(
+                '/proa.api.v1.StorePeer/Flush',
+                request_serializer=proa_dot_api_dot_v1_dot_store__pb2.FlushRequest.SerializeToString,
+                response_deserializer=proa_dot_api_dot_v1_dot_store__pb2.FlushResponse.FromString,
                 _registered_method=True)
         self.Pace = channel.unary_unary(
                 '/proa.api.v1.StorePeer/Pace',
@@ -567,6 +582,16 @@ class StorePeerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BeginSession(self, request, context):
+        """A process begins as a worker of a synchronous session: how far the session is on this shard.
+
+        Errors: INVALID_ARGUMENT (members, worker; the shard is beyond `begin`), UNAVAILABLE (it is not
+        open yet), ABORTED (another epoch than the caller's map says).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Exchange(self, request_iterator, context):
         """Messages of the protocol, in both directions; any of them may be lost when the call ends. The
         first frame names the sender.
@@ -577,6 +602,13 @@ class StorePeerServicer:
 
     def Report(self, request, context):
         """How an agent and its shard are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Flush(self, request, context):
+        """Answered when what the shard has written so far is on its parity: see EmbeddingStore.Flush.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -611,6 +643,11 @@ def add_StorePeerServicer_to_server(servicer, server):
                     request_deserializer=proa_dot_api_dot_v1_dot_store__pb2.PushBlocksRequest.FromString,
                     response_serializer=proa_dot_api_dot_v1_dot_store__pb2.PushBlocksResponse.SerializeToString,
             ),
+            'BeginSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginSession,
+                    request_deserializer=proa_dot_api_dot_v1_dot_store__pb2.BeginSessionRequest.FromString,
+                    response_serializer=proa_dot_api_dot_v1_dot_store__pb2.BeginSessionResponse.SerializeToString,
+            ),
             'Exchange': grpc.stream_stream_rpc_method_handler(
                     servicer.Exchange,
                     request_deserializer=proa_dot_api_dot_v1_dot_store__pb2.PeerFrame.FromString,
@@ -620,6 +657,11 @@ def add_StorePeerServicer_to_server(servicer, server):
                     servicer.Report,
                     request_deserializer=proa_dot_api_dot_v1_dot_store__pb2.ReportRequest.FromString,
                     response_serializer=proa_dot_api_dot_v1_dot_store__pb2.ShardReport.SerializeToString,
+            ),
+            'Flush': grpc.unary_unary_rpc_method_handler(
+                    servicer.Flush,
+                    request_deserializer=proa_dot_api_dot_v1_dot_store__pb2.FlushRequest.FromString,
+                    response_serializer=proa_dot_api_dot_v1_dot_store__pb2.FlushResponse.SerializeToString,
             ),
             'Pace': grpc.unary_unary_rpc_method_handler(
                     servicer.Pace,
@@ -676,6 +718,33 @@ class StorePeer:
             _registered_method=True)
 
     @staticmethod
+    def BeginSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/proa.api.v1.StorePeer/BeginSession',
+            proa_dot_api_dot_v1_dot_store__pb2.BeginSessionRequest.SerializeToString,
+            proa_dot_api_dot_v1_dot_store__pb2.BeginSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Exchange(request_iterator,
             target,
             options=(),
@@ -719,6 +788,33 @@ class StorePeer:
             '/proa.api.v1.StorePeer/Report',
             proa_dot_api_dot_v1_dot_store__pb2.ReportRequest.SerializeToString,
             proa_dot_api_dot_v1_dot_store__pb2.ShardReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Flush(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/proa.api.v1.StorePeer/Flush',
+            proa_dot_api_dot_v1_dot_store__pb2.FlushRequest.SerializeToString,
+            proa_dot_api_dot_v1_dot_store__pb2.FlushResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,7 @@ class ShardDisk:
     def __init__(self, shard: int, nonce: int, store: str = "") -> None:
         self.shard, self.store = shard, store
         self._token = str(nonce).encode()
+        self._is_deposed = False
         self.state = ShardState(shard, Layout(1, 0, shard + 1))
 
     def extend(self, layout: Layout) -> None:
@@ -80,6 +81,7 @@ class ShardDisk:
         return ShardImage(disk, int(stamp or 0), dict(self.state.fences), blocks, stripes)
 
     def _take(self) -> cm.Steps[None]:
+        self._is_deposed = False
         _, found = good((yield [("SET", cm.STORE, self.store, "NX"), ("GET", cm.STORE)]))
         if found.decode() != self.store:
             raise InvalidRequest(
@@ -93,7 +95,13 @@ class ShardDisk:
 
     def _compare(self, replies: Sequence[Any]) -> None:
         if replies[-1] != self._token:
-            raise Deposed(f"another process has taken the disk of shard {self.shard}")
+            raise self._deposed()
+
+    def _deposed(self) -> Deposed:
+        """For good: a transaction after the refused one would run under a watch that was set after
+        the other process took the disk, and be written."""
+        self._is_deposed = True
+        return Deposed(f"another process has taken the disk of shard {self.shard}")
 
     def _load(
         self, chosen: list[Block], blocks: dict[Block, BlockImage], stripes: dict[int, StripeImage]
@@ -212,10 +220,12 @@ class ShardDisk:
 
     def _execute(self, commands: list[cm.Command]) -> cm.Steps[bool]:
         """False: the server has no memory for it, and took nothing of it."""
+        if self._is_deposed:
+            raise self._deposed()
         replies = yield [("MULTI",), *commands, ("EXEC",), *self._watch()]
         done = replies[len(commands) + 1]
         if done is None:
-            raise Deposed(f"another process has taken the disk of shard {self.shard}")
+            raise self._deposed()
         refused = [reply for reply in replies if isinstance(reply, Exception)]
         if not refused:
             self._compare(replies)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """Times in seconds. No promise depends on them but one: a client must not use a map older than
-    `map_ttl_s`, by its own clock, counted from when it asked for it (facts ecrm F8, F15)."""
+    """Times in seconds. No promise depends on them but two: a client must not use a map older than
+    `map_ttl_s`, by its own clock, counted from when it asked for it (facts ecrm F8, F15), and must
+    not send a push again that it did not send for `worker_silent_s` (see `heard`)."""
 
     resend_s: float = 0.2
     heartbeat_s: float = 0.25
@@ -22,6 +23,10 @@ class StoreConfig:
     round_max: int = 32
     # Versions of a block that may wait for its parity; beyond, its pushes are OVERLOADED (F14).
     outbox_max: int = 64
+    # Workers that a block remembers, however long they are silent.
+    workers_kept: int = 16
+    # Beyond so many, clients are forgotten that were silent for so long: a day.
+    worker_silent_s: float = 86400.0
     # Rows decoded at once when no push waits for them.
     sweep_rows: int = 1024
     # Blocks in which they are.

@@ -1,7 +1,8 @@
 """The coordinator: who runs each shard, under which epoch (facts ecrm C5 recovery (1), F8, F13).
 
 It only grants and withdraws trust. Fencing is done by the new owner, with the epoch granted here,
-before it reads a version anywhere; the data path never waits for the coordinator.
+before it reads a version anywhere. Pulls and pushes wait for the coordinator only where clients'
+maps have expired (`map_ttl_s`).
 """
 
 from __future__ import annotations

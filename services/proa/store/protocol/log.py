@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from proa.store.gf256 import Bytes
 
 Rows = NDArray[np.intp]
+FORGET = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
     """A push of `worker` is in this version. `floor`: the worker knows that all its pushes with
-    smaller step were acknowledged, so that nobody will ask about them again."""
+    smaller step were acknowledged, so that nobody will ask about them again. `step` FORGET: from
+    this version on, the block forgets the worker (see `heard`)."""
 
     worker: int
     step: int
@@ -56,6 +58,9 @@ class Sessions:
         """These sessions and the pushes of `marks`."""
         workers = dict(self.workers)
         for mark in marks:
+            if mark.step == FORGET:
+                workers.pop(mark.worker, None)
+                continue
             floor, steps = workers.get(mark.worker, (0, frozenset()))
             floor = max(floor, mark.floor)
             kept = frozenset(s for s in (*steps, mark.step) if s >= floor)
@@ -64,11 +69,13 @@ class Sessions:
 
     def remove(self, marks: Iterable[Mark]) -> Sessions:
         """These sessions without the pushes of `marks`, which are being undone. A floor stays: what
-        is below it was acknowledged, and what was acknowledged is never undone."""
+        is below it was acknowledged, and what was acknowledged is never undone. Workers that were
+        forgotten stay so."""
         workers = dict(self.workers)
         for mark in marks:
-            floor, steps = workers[mark.worker]
-            workers[mark.worker] = (floor, steps - {mark.step})
+            if mark.worker in workers:
+                floor, steps = workers[mark.worker]
+                workers[mark.worker] = (floor, steps - {mark.step})
         return Sessions(workers)
 
 

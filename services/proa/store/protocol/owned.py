@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Hashable
+from collections.abc import Callable, Container, Hashable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -35,7 +35,8 @@ class Peer:
 
 @dataclass(slots=True)
 class Waiting:
-    """A push whose parts are written. `blocks`: where the parity has still to follow."""
+    """A push that was taken. sender: who asked last; `blocks`: where it has still to be written, or
+    parity to follow."""
 
     push: ms.Push
     sender: Hashable
@@ -156,6 +157,14 @@ class OwnerState:
         for owned in chosen:
             self._pending[owned.block] = self._pending.pop(owned.block)
         return chosen
+
+    def ahead(self) -> dict[Block, int]:
+        """The versions, as they are now, of blocks whose parity is behind."""
+        return self.still_ahead({block: owned.version for block, owned in self.busy.items()})
+
+    def still_ahead(self, versions: Mapping[Block, int]) -> dict[Block, int]:
+        """Those of these versions that a parity block does not have yet."""
+        return {b: v for b, v in versions.items() if self.blocks[b].watermark() < v}
 
     def is_open(self, now: float) -> bool:
         """Whether pushes may be taken."""

@@ -108,6 +108,7 @@ class Owner:
 
     def tick(self, now: float) -> None:
         """Resend what is due; go on with the sweep."""
+        self.pushes.tick(now)
         if self.state.phase is Phase.OPENING and self._opening is not None:
             self._opening.remind(now)
         elif self.state.phase is Phase.OPEN:

@@ -16,6 +16,7 @@ import numpy as np
 from proa.store.gf256 import Bytes
 from proa.store.protocol import messages as ms
 from proa.store.protocol.actions import Found, Send
+from proa.store.protocol.heard import Heard
 from proa.store.protocol.layout import Block
 from proa.store.protocol.log import Entry, Mark, Rows
 from proa.store.protocol.owned import Owned, OwnerState, Waiting
@@ -42,26 +43,30 @@ class Pushes:
         self._shipping = shipping
         self._update = update
         self._want = want
-        self._queue: deque[tuple[ms.Push, Hashable]] = deque()
-        self._under_way: dict[Key, Waiting | None] = {}
-        self._round: tuple[int, list[tuple[ms.Push, Hashable]], dict[Block, Rows]] | None = None
+        self._heard = Heard(state.config.workers_kept, state.config.worker_silent_s)
+        self._queue: deque[Waiting] = deque()
+        self._under_way: dict[Key, Waiting] = {}
+        self._round: tuple[int, list[Waiting], dict[Block, Rows]] | None = None
 
     def arrived(self, push: ms.Push, sender: Hashable, now: float) -> None:
-        """W1, or why not. A push that is under way is answered once, when it is done."""
+        """W1, or why not. A push that is under way is answered once, when it is done: whoever sent
+        it last, for who asks again does not listen to the answer to the first time."""
+        self._heard.note(push.worker)
         why = self._refusal(push, now)
         if why is not None:
             self._refuse(push, sender, why)
         elif not self._is_known(push, sender):
-            self._queue.append((push, sender))
-            self._under_way[push.worker, push.step] = None
+            waiting = Waiting(push, sender, len(push.parts))
+            self._queue.append(waiting)
+            self._under_way[push.worker, push.step] = waiting
             self.pump(now)
 
     def _is_known(self, push: ms.Push, sender: Hashable) -> bool:
         waiting = self._under_way.get((push.worker, push.step))
-        if waiting is not None and waiting.blocks > 0:
-            waiting.sender = sender
-            return True
-        return waiting is None and (push.worker, push.step) in self._under_way
+        if waiting is None or not waiting.blocks:
+            return False
+        waiting.sender = sender
+        return True
 
     def _refusal(self, push: ms.Push, now: float) -> ms.Refusal | None:
         state = self._state
@@ -70,7 +75,9 @@ class Pushes:
         if push.epoch != state.epoch:
             return ms.Refusal.STALE_MAP
         blocks = {part.block for part in push.parts}
-        if not 0 < len(blocks) == len(push.parts) or not all(map(self._is_valid, push.parts)):
+        if push.step < 0 or not 0 < len(blocks) == len(push.parts):
+            return ms.Refusal.INVALID
+        if not all(map(self._is_valid, push.parts)):
             return ms.Refusal.INVALID
         full = any(
             len(state.blocks[part.block].outbox) >= state.config.outbox_max for part in push.parts
@@ -107,27 +114,30 @@ class Pushes:
         refused = ms.PushRefused(push.worker, push.step, why, lost)
         self._state.out.append(Send(sender, refused))
 
+    def tick(self, now: float) -> None:
+        """Time passes."""
+        self._heard.tick(now)
+
     # --- rounds
 
     def pump(self, now: float) -> None:
         """Begin a round if none is under way and something can be done."""
         if self._round is not None or not self._queue:
             return
-        chosen: list[tuple[ms.Push, Hashable]] = []
-        stay: deque[tuple[ms.Push, Hashable]] = deque()
+        chosen: list[Waiting] = []
+        stay: deque[Waiting] = deque()
         while self._queue:
-            push, sender = self._queue.popleft()
-            if len(chosen) >= self._state.config.round_max or not self._is_ready(push, sender):
-                if (push.worker, push.step) in self._under_way:
-                    stay.append((push, sender))
-            else:
-                chosen.append((push, sender))
+            waiting = self._queue.popleft()
+            if len(chosen) < self._state.config.round_max and self._is_ready(waiting):
+                chosen.append(waiting)
+            elif waiting.blocks:
+                stay.append(waiting)
         self._queue = stay
         if not chosen:
             return
         rows: dict[Block, list[Rows]] = {}
-        for push, _ in chosen:
-            for part in self._parts(push):
+        for waiting in chosen:
+            for part in self._parts(waiting.push):
                 rows.setdefault(part.block, []).append(part.rows)
         asked = {
             block: found[0] if len(found) == 1 else np.unique(np.concatenate(found))
@@ -139,9 +149,9 @@ class Pushes:
         else:
             self._apply({}, now)
 
-    def _is_ready(self, push: ms.Push, sender: Hashable) -> bool:
+    def _is_ready(self, waiting: Waiting) -> bool:
         """Whether its rows are all there. Lost ones: it is refused; pending ones: it waits."""
-        ready = True
+        push, ready = waiting.push, True
         lost: list[tuple[Block, int]] = []
         for part in self._parts(push):
             owned = self._state.blocks[part.block]
@@ -154,8 +164,8 @@ class Pushes:
                 ready = False
                 self._want(owned, rows & owned.pending)
         if lost:
-            self._refuse(push, sender, ms.Refusal.DATA_LOST, tuple(lost))
-            del self._under_way[push.worker, push.step]
+            self._refuse(push, waiting.sender, ms.Refusal.DATA_LOST, tuple(lost))
+            waiting.blocks = 0
             return False
         return ready
 
@@ -193,7 +203,7 @@ class Pushes:
         self._round = None
         data = {block: rows.copy() for block, (rows, _) in found.items()}
         marks: dict[Block, list[Mark]] = {block: [] for block in data}
-        for push, _ in chosen:
+        for push in (waiting.push for waiting in chosen):
             for part in self._parts(push):
                 where = np.searchsorted(asked[part.block], part.rows)
                 rows = data[part.block]
@@ -203,10 +213,10 @@ class Pushes:
             self._advance(block, asked[block], found[block][0], data[block], tuple(marks[block]))
             for block in data
         ]
-        for push, sender in chosen:
-            self._wait(push, sender)
-        for push, _ in chosen:
-            for part in push.parts:
+        for waiting in chosen:
+            self._wait(waiting)
+        for waiting in chosen:
+            for part in waiting.push.parts:
                 self._shipping.settle(self._state.blocks[part.block], now)
         durable = {block: self._state.blocks[block].version for block in data}
         if writes:
@@ -217,6 +227,7 @@ class Pushes:
         self, block: Block, rows: Rows, old: Bytes, new: Bytes, marks: tuple[Mark, ...]
     ) -> BlockWrite:
         owned = self._state.blocks[block]
+        marks = (*self._heard.to_forget(owned.sessions), *marks)
         entry = Entry(owned.version, owned.version + 1, rows, old ^ new, marks)
         owned.version += 1
         owned.sessions = owned.sessions.add(marks)
@@ -232,21 +243,17 @@ class Pushes:
             log = LogWrite(append=entry, trim_to=owned.trim())
         return BlockWrite(block, owned.meta(), rows, new, log)
 
-    def _wait(self, push: ms.Push, sender: Hashable) -> None:
+    def _wait(self, waiting: Waiting) -> None:
         """It is answered when every one of its blocks is safe in the version it has now."""
         self._forget_old()
-        waiting = Waiting(push, sender, len(push.parts))
-        self._under_way[push.worker, push.step] = waiting
-        for part in push.parts:
+        for part in waiting.push.parts:
             owned = self._state.blocks[part.block]
             owned.waiting.append((owned.version, waiting))
             self._state.busy[part.block] = owned
 
     def _forget_old(self) -> None:
         if len(self._under_way) > 2 * self._state.config.pushes_max:
-            self._under_way = {
-                key: w for key, w in self._under_way.items() if w is None or w.blocks > 0
-            }
+            self._under_way = {key: w for key, w in self._under_way.items() if w.blocks}
 
     def _written(self, durable: dict[Block, int], now: float) -> None:
         """W2 is done: W3, and W4 where there is no parity to wait for."""
