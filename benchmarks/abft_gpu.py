@@ -1,11 +1,12 @@
 """Checked matrix products on a GPU: correctness, fault campaign, overheads, bf16xN. One call.
 
-    python benchmarks/abft_gpu.py [--quick] [--only NETWORK] [--out FILE]   on a GPU, 10 minutes
-    TRITON_INTERPRET=1 python benchmarks/abft_gpu.py --device cpu --toy     correctness, anywhere
+    python benchmarks/abft_gpu.py [--quick] [--out FILE]                on a GPU, 10 minutes
+    python benchmarks/abft_gpu.py --only 'VGG-16' [--into FILE]         networks by name or pattern
+    TRITON_INTERPRET=1 python benchmarks/abft_gpu.py --device cpu --toy correctness, anywhere
 
 Imports only torch, triton, numpy and proa_kernels. Results: JSON in FILE, default
-$OUT/abft-gpu.json. Exit code 1 where any section failed; the others are in the file all the same.
-docs/abft-gpu.md and docs/emulated.md say what is measured and how.
+$OUT/abft-gpu.json. With --only they are put into earlier ones. Exit code 1 where any section
+failed; the others are in the file all the same. docs/abft-gpu.md says what is measured and how.
 """
 
 from __future__ import annotations
@@ -14,149 +15,150 @@ import argparse
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE), str(_HERE.parent / "kernels")]
 
 import torch  # noqa: E402
-import triton  # noqa: E402
-from gpu_abft import correctness, layers, precision, shapes  # noqa: E402
-from gpu_abft.record import Record  # noqa: E402
+from gpu_abft import children, sections, shapes  # noqa: E402
+from gpu_abft.record import Lost, Record  # noqa: E402
 
 WARM_PROCESSES_MAX = 14
 WARM_SECONDS_MAX = 200
+RESULTS = _HERE.parent / "docs" / "results" / "abft-gpu.json"
 
 
-def main() -> int:
-    args = _arguments()
-    out = args.out or Path(os.environ.get("OUT", "out")) / "abft-gpu.json"
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _arguments(argv)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
-    chosen = [
-        layer
-        for layer in shapes.networks(quick=args.quick)
-        if not args.only or layer.network.startswith(args.only)
-    ]
+    listed = shapes.toy() if args.toy else shapes.networks(quick=args.quick)
+    chosen = [layer for layer in listed if fnmatchcase(layer.network, args.only or "*")]
+    run = sections.Run(args.device, args.quick, listed, chosen)
     if args.warm:
-        return _warm(args, chosen)
-    record = Record(out, args.seconds)
-    record.section("environment", lambda: environment(args.device))
+        part, parts = map(int, args.warm.split("/"))
+        return 1 if sections.warm(run, not args.only, part, parts) else 0
+    record = Record(args.out, args.end or time.monotonic() + args.seconds, run=args.run)
+    if args.sections:
+        return _child(args, run, record)
+    if not chosen:
+        names = ", ".join(dict.fromkeys(layer.network for layer in listed))
+        raise SystemExit(f"--only {args.only}: no such network; there are {names}")
+    _begin(args, run, record)
     if args.device == "cpu":
-        _anywhere(record)
+        for name in sections.ANYWHERE:
+            sections.section(name, run, record)
     else:
-        _gpu(record, args, chosen)
-    print(f"{out}: {len(record.found['errors'])} errors", flush=True)
+        _gpu(args, record)
+    sections.add_up(run, record)
+    record.close()
+    for network, found in record.found["networks"].items():
+        print(network, {key: found[key] for key in found if key.endswith("percent")}, flush=True)
+    print(f"{args.out}: {len(record.found['errors'])} errors", flush=True)
     return 1 if record.found["errors"] else 0
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--quick", action="store_true", help="two minutes: a part of everything")
-    parser.add_argument("--only", help="networks whose names begin so, and nothing else")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--seconds", type=float, default=560.0, help="what is left out after that")
+    parser.add_argument("--only", help="one network, or a pattern such as '*decode*'; nothing else")
+    parser.add_argument(
+        "--into", type=Path, help="earlier results, to which those of --only are added; default:"
+        f" FILE, else {RESULTS.name} in docs/results",
+    )  # fmt: skip
+    out = Path(os.environ.get("OUT", "out")) / "abft-gpu.json"
+    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--seconds", type=float, default=550.0, help="what is left out after that")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--toy", action="store_true", help="smallest sizes: the CPU interpreter")
-    parser.add_argument("--warm", help=argparse.SUPPRESS)  # PART/PARTS: compile, in a child
-    args = parser.parse_args()
+    for name in ("--warm", "--sections"):  # PART/PARTS; names: in a process of its own
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    parser.add_argument("--end", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--run", default=str(time.time_ns()), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
     if (args.device == "cpu") != args.toy:
         parser.error("--device cpu and --toy go together: the interpreter measures nothing")
     if args.toy and os.environ.get("TRITON_INTERPRET") != "1":
         parser.error("--toy needs TRITON_INTERPRET=1")
+    if args.into and not args.only:
+        parser.error("--into goes with --only: a whole run has nothing to be added to")
     return args
 
 
-def environment(device: str) -> dict[str, Any]:
-    """What the numbers belong to."""
-    found = {
-        "device": "CPU interpreter", "torch": torch.__version__, "triton": triton.__version__,
-        "python": sys.version.split()[0],
-    }  # fmt: skip
-    if device == "cuda":
-        one = torch.cuda.get_device_properties(0)
-        found |= {
-            "device": one.name, "capability": f"{one.major}.{one.minor}",
-            "multiprocessors": one.multi_processor_count, "cuda": torch.version.cuda,
-            "memory_gib": round(one.total_memory / 2**30, 1),
-        }  # fmt: skip
-    return found
+def _begin(args: argparse.Namespace, run: sections.Run, record: Record) -> None:
+    """An empty record; with --only the earlier one, less its errors about what is measured now."""
+    here = sections.environment(args.device)
+    if args.only:
+        earlier = [path for path in (args.into, args.out, RESULTS) if path and path.is_file()]
+        if args.into and not args.into.is_file():
+            raise SystemExit(f"--into {args.into}: no such file")
+        if earlier:
+            record.load(earlier[0])
+            there = record.found.get("environment", {})
+            if any(there.get(key) != here[key] for key in ("device", "torch", "triton")):
+                raise SystemExit(f"{earlier[0]} is of {there}, not of {here}: see --into, --out")
+            print(f"added to {earlier[0]}", flush=True)
+    names = tuple(f"{layer.network} " for layer in run.chosen)
+    record.found["errors"] = [
+        one for one in record.found["errors"]
+        if not one["where"].startswith(names) and one.get("section") != "warm"
+    ]  # fmt: skip
+    for name in ("warm", "networks", "rest"):
+        record.found.get("seconds", {}).pop(name, None)
+    record.found["environment"] = here
 
 
-def _anywhere(record: Record) -> None:
-    """The sections that hold on any device, at the interpreter's sizes."""
-    toy = correctness.TOY
-    record.section("smoke", lambda: correctness.smoke("cpu", record))
-    record.section("calibration", lambda: correctness.calibration("cpu", toy))
-    record.section("campaign", lambda: correctness.campaign("cpu", toy))
-    record.section("emulated_errors", lambda: precision.errors("cpu", 64))
-    record.section("emulated_checked", lambda: precision.checked("cpu", 64))
-    place = layers.Place("cpu", "CPU interpreter", torch.float16)
-    record.section("networks", lambda: layers.run(shapes.toy(), record, place))
+def _gpu(args: argparse.Namespace, record: Record) -> None:
+    record.section("warm", partial(_compile_all, args, record))
+    names = ["networks", "rest"] if args.only else list(sections.ORDER)
+
+    def start(left: Sequence[str]) -> subprocess.Popen[bytes]:
+        end = str(time.monotonic() + record.left_s)
+        return subprocess.Popen([
+            *_command(args), "--out", str(args.out), "--sections", ",".join(left), "--end", end,
+            "--run", args.run,
+        ])  # fmt: skip
+
+    children.supervise(names, start, record)
 
 
-def _gpu(record: Record, args: argparse.Namespace, chosen: list[shapes.Layer]) -> None:
-    place = layers.Place("cuda", torch.cuda.get_device_name(0), torch.bfloat16)
-    scale = correctness.QUICK if args.quick else correctness.FULL
-    record.section("warm", lambda: _compile_all(args))
-    if not args.only:
-        record.section("smoke", lambda: correctness.smoke("cuda", record))
-        record.section("graphs", lambda: correctness.graphs())
-        record.section("calibration", lambda: correctness.calibration("cuda", scale))
-        record.section("campaign", lambda: correctness.campaign("cuda", scale))
-        record.section("emulated_errors", lambda: precision.errors("cuda", 4096))
-        record.section("emulated_special", lambda: precision.special("cuda"))
-        record.section("emulated_checked", lambda: precision.checked("cuda", 2048))
-        sizes = (4096,) if args.quick else (4096, 8192)
-        record.section(
-            "emulated_times", lambda: [precision.times(size, 9, "cuda") for size in sizes]
-        )
-    record.section("networks", lambda: layers.run(chosen, record, place))
-    for network, found in record.found.get("networks", {}).items():
-        print(network, {key: found[key] for key in found if key.endswith("percent")}, flush=True)
+def _child(args: argparse.Namespace, run: sections.Run, record: Record) -> int:
+    """Sections, one after another, in this process."""
+    record.load()
+    record.alive = _alive
+    try:
+        for name in args.sections.split(","):
+            sections.section(name, run, record)
+    except Lost:
+        return children.LOST
+    return 0
 
 
-def _warm(args: argparse.Namespace, chosen: list[shapes.Layer]) -> int:
-    """Every PARTS-th task from PART on; what fails here fails again, and is told, later."""
-    part, parts = map(int, args.warm.split("/"))
-    tasks = layers.warm_tasks(chosen)
-    if not args.only:
-        small = correctness.WARM
-        for dtype in correctness.dtypes("cuda"):
-            tasks.append(lambda d=dtype: correctness.calibration("cuda", small, d))
-            tasks.append(lambda d=dtype: correctness.campaign("cuda", small, d))
-        tasks += [
-            lambda one=one: correctness.tried(one, "cuda") for one in correctness.trials("cuda")
-        ]
-        tasks += [lambda one=one: precision.warm(one) for one in precision.PRODUCTS]
-    failed = 0
-    for task in tasks[part::parts]:
-        try:
-            task()
-        except Exception as error:  # noqa: BLE001  # the tasks after it must not be lost
-            failed += 1
-            print(f"warm: {error!r}"[:500], flush=True)
-    return 1 if failed else 0
+def _alive() -> bool:
+    try:
+        torch.cuda.synchronize()
+    except Exception:  # noqa: BLE001  # of several kinds: it says all that is asked
+        return False
+    return True
 
 
-def _compile_all(args: argparse.Namespace) -> dict[str, Any]:
+def _command(args: argparse.Namespace) -> list[str]:
+    found = [sys.executable, str(Path(__file__).resolve())]
+    found += ["--quick"] if args.quick else []
+    return [*found, "--only", args.only] if args.only else found
+
+
+def _compile_all(args: argparse.Namespace, record: Record) -> dict[str, object]:
     """Kernels are compiled by several processes into Triton's cache; what they cannot, is later."""
     count = max(1, min(WARM_PROCESSES_MAX, (os.cpu_count() or 2) - 2))
-    command = [sys.executable, str(Path(__file__).resolve())]
-    command += ["--quick"] if args.quick else []
-    command += ["--only", args.only] if args.only else []
-    children = [subprocess.Popen([*command, "--warm", f"{part}/{count}"]) for part in range(count)]
-    codes: list[int | None] = []
     limit = WARM_SECONDS_MAX / (4 if args.quick else 1)
-    for child in children:
-        try:
-            codes.append(child.wait(timeout=max(1.0, limit)))
-        except subprocess.TimeoutExpired:
-            child.kill()
-            codes.append(None)
-            limit = 1.0
-    return {"processes": count, "exit_codes": codes}
+    commands = [[*_command(args), "--warm", f"{part}/{count}"] for part in range(count)]
+    return {"processes": count, "exit_codes": children.together(commands, limit, record)}
 
 
 if __name__ == "__main__":

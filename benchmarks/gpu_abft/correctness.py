@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -74,21 +76,17 @@ def trials(device: str) -> list[Trial]:
     ]  # fmt: skip
 
 
-def smoke(device: str, record: Record) -> list[dict[str, Any]]:
+def smoke(device: str, record: Record) -> Iterator[dict[str, Any]]:
     """Every trial; those that fail are errors, the others are rows."""
-    found: list[dict[str, Any]] = []
     for one in trials(device):
-        try:
-            found += tried(one, device)
-        except Exception as error:  # noqa: BLE001  # the other trials must not be lost
-            record.error(f"smoke {one.shape} {_name(one.dtype)}", repr(error))
-    return found
+        with record.trying(f"smoke {one.shape} {_name(one.dtype)}"):
+            yield from tried(one, device)
 
 
-def tried(trial: Trial, device: str) -> list[dict[str, Any]]:
-    """Every scheme against fp64. Raises AssertionError where one is wrong."""
+def tried(trial: Trial, device: str) -> Iterator[dict[str, Any]]:
+    """Every scheme against fp64. Raises AssertionError where one is wrong, after its row."""
     case = case_of(trial.shape, trial.dtype, device, seed=1)
-    exact, launch, found = _exact(case, trial.shape), launches(case.product)[0], []
+    exact, launch = _exact(case, trial.shape), launches(case.product)[0]
     for scheme in ("base", *SCHEMES, "dup"):
         case.product.out.fill_(float("nan"))
         result = case.call(scheme, launch)()
@@ -97,16 +95,15 @@ def tried(trial: Trial, device: str) -> list[dict[str, Any]]:
             "shape": str(trial.shape), "dtype": _name(trial.dtype), "scheme": scheme,
             "block": (launch.block_m, launch.block_n, launch.block_k), "error": error,
         }  # fmt: skip
+        verdict = Verdict.read(result) if isinstance(result, torch.Tensor) else None
+        if verdict is not None:
+            one |= {"ratio": verdict.ratio, "alarms": verdict.alarms}
+        yield one
         assert error <= ERROR_MAX[trial.dtype], one
-        if isinstance(result, torch.Tensor):
-            verdict = Verdict.read(result)
-            one["ratio"] = verdict.ratio
-            assert verdict.alarms == 0, (one, verdict)
+        assert verdict is None or verdict.alarms == 0, (one, verdict)
         assert scheme != "dup" or not bool(case.found.any()), one
-        found.append(one)
     if trial.faults:
         _repairs(case, launch)
-    return found
 
 
 def _repairs(case: Case, launch: Any) -> None:
@@ -125,44 +122,14 @@ def _repairs(case: Case, launch: Any) -> None:
         assert torch.equal(case.product.out, clean), scheme
 
 
-def graphs() -> dict[str, Any]:
-    """A captured call sees new data and new faults: nothing of it was settled at the capture."""
-    x, weight = operands("n01", (256, 256, 512), torch.bfloat16, "cuda", 3)
-    columns, scales = columns_of(weight)
-    fault = torch.zeros(6, dtype=torch.int32, device="cuda")
-    found = {}
-    for scheme in SCHEMES:
-        fault.zero_()
-        for _ in range(2):
-            checked_linear(
-                x, weight, None, columns, scales, scheme=scheme, correct=True, fault=fault
-            )
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            _, judged = checked_linear(
-                x, weight, None, columns, scales, scheme=scheme, correct=True, fault=fault
-            )
-        alarms = []
-        for values in ([0] * 6, [1, 5, 7, 99, 1 << 30, 0], [3, 5, 7, 0, 1 << 14, 1], [0] * 6):
-            values[3] = 8 if values[0] == 1 else values[3]  # after the last of 512 / 64 steps
-            fault.copy_(torch.tensor(values, dtype=torch.int32))
-            graph.replay()
-            alarms.append(Verdict.read(judged).alarms)
-        assert alarms[0] == alarms[3] == 0, alarms
-        assert alarms[1] == 1, alarms
-        found[scheme] = alarms
-    return found
-
-
-def calibration(device: str, scale: Scale, only: torch.dtype | None = None) -> list[dict[str, Any]]:
+def calibration(
+    device: str, scale: Scale, record: Record, only: torch.dtype | None = None
+) -> Iterator[dict[str, Any]]:
     """Clean checks of each dtype, distribution and K: how near to the limit, how many alarm."""
-    return [
-        _clean(device, scale, dtype, kind, inner)
-        for dtype in ([only] if only else dtypes(device))
-        for kind in scale.kinds
-        for inner in scale.inners
-    ]
+    for dtype in [only] if only else dtypes(device):
+        for kind, inner in product(scale.kinds, scale.inners):
+            with record.trying(f"calibration {_name(dtype)} {kind} {inner}"):
+                yield _clean(device, scale, dtype, kind, inner)
 
 
 def _clean(device: str, scale: Scale, dtype: torch.dtype, kind: str, inner: int) -> dict[str, Any]:
@@ -182,26 +149,22 @@ def _clean(device: str, scale: Scale, dtype: torch.dtype, kind: str, inner: int)
     }  # fmt: skip
 
 
-def campaign(device: str, scale: Scale, only: torch.dtype | None = None) -> list[dict[str, Any]]:
+def campaign(
+    device: str, scale: Scale, record: Record, only: torch.dtype | None = None
+) -> Iterator[dict[str, Any]]:
     """Single flips within the kernels: per bit of the accumulators, and at the other sites."""
     toy = scale is TOY
     kinds, sizes = (("n01",), (20, 24, 32)) if toy else (("n01", "relu"), (256, 256, 1024))
-    found = []
     for dtype in [only] if only else dtypes(device)[: 1 if toy else None]:
-        for kind in kinds:
-            x, weight = operands(kind, sizes, dtype, device, 7)
-            bench = _Bench(x, weight, columns_of(weight), sizes, kind)
-            for scheme in SCHEMES:
-                found += [
-                    bench.flips(scheme, "accumulator", bit, scale.faults_per_bit)
-                    for bit in range(32 if scale.faults_per_bit else 0)
-                ]
-                found += [
-                    bench.flips(scheme, site, None, scale.faults_per_site)
-                    for site in SITES[1:]
-                    if site != "checksum" or scheme == "tile"
-                ]
-    return found
+        for kind, scheme in product(kinds, SCHEMES):
+            with record.trying(f"campaign {_name(dtype)} {kind} {scheme}"):
+                x, weight = operands(kind, sizes, dtype, device, 7)
+                bench = _Bench(x, weight, columns_of(weight), sizes, kind)
+                for bit in range(32 if scale.faults_per_bit else 0):
+                    yield bench.flips(scheme, "accumulator", bit, scale.faults_per_bit)
+                for site in SITES[1:]:
+                    if site != "checksum" or scheme == "tile":
+                        yield bench.flips(scheme, site, None, scale.faults_per_site)
 
 
 @dataclass

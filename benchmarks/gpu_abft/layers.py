@@ -1,39 +1,41 @@
-"""Times of every layer of every network, and what a network pays with the best choice per layer."""
+"""Times of each distinct layer in every form: unprotected, protected by each scheme, the vendor's.
+
+A shape is measured once, whichever networks have it; `networks` makes rows and sums of that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from gpu_abft.record import Record
-from gpu_abft.shapes import PAPER_T4, Layer, Shape
-from gpu_abft.timing import Direct, Graph, paired, ratio, timed
-from gpu_abft.variants import Case, case_of, launches
+from gpu_abft.shapes import Layer, Shape
+from gpu_abft.timing import Direct, Graph, calls_in_graph, paired, ratio, timed
+from gpu_abft.variants import Call, Case, case_of, launches
 from proa_kernels.gpu.launch import Launch
 
 SCHEMES = ("tile", "fused", "dup")
 ROTATE_BYTES = 128 << 20  # operands of all calls in a graph: more than the L2 cache holds
 SETS_MAX = 8
-MEASURE_MS = 250.0  # of paired rounds for one shape
-COMMAND = "python benchmarks/abft_gpu.py --only '{}'"
+MEASURE_MS = 200.0  # of paired rounds for one shape
 
 
-@dataclass
-class Measured:
-    """us of one shape; `times` of each form that could be measured, relative to `base`."""
+def key_of(shape: Shape) -> str:
+    """Of one shape in the results: all that it is."""
+    return "x".join(map(str, astuple(shape)))
 
-    base_us: float
-    vendor_us: float
-    ratios: dict[str, float]
-    chosen: dict[str, str]
 
-    @property
-    def guided(self) -> str:
-        return min(self.ratios, key=lambda name: self.ratios[name])
+@dataclass(frozen=True)
+class Place:
+    """Where layers are measured: the device's kind, and the operands' dtype."""
+
+    kind: str
+    dtype: torch.dtype
 
 
 def bytes_of(shape: Shape) -> int:
@@ -41,42 +43,39 @@ def bytes_of(shape: Shape) -> int:
     return max(1, int(shape.flops / shape.intensity))
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where layers are measured: the device's kind and name, and the operands' dtype."""
-
-    kind: str
-    name: str
-    dtype: torch.dtype
-
-
-def measure(shape: Shape, place: Place, record: Record) -> Measured:
+def measure(shape: Shape, place: Place, record: Record) -> dict[str, Any]:
     """All forms of one shape: first the best blocks of each, then all of them in turns."""
     if shape.groups > 1:
         return _depthwise(shape, place)
-    count = max(1, min(SETS_MAX, -(-ROTATE_BYTES // bytes_of(shape))))
-    cases = [case_of(shape, place.dtype, place.kind, seed) for seed in range(count)]
-    best = {scheme: _best(scheme, cases, place, record) for scheme in ("base", "tile", "fused")}
+    sets = max(1, min(SETS_MAX, -(-ROTATE_BYTES // bytes_of(shape))))
+    count = calls_in_graph(shape.flops, bytes_of(shape), sets)
+    cases = [case_of(shape, place.dtype, place.kind, seed) for seed in range(sets)]
+    best = {
+        scheme: _best(scheme, cases, partial(timed, count=count, device=place.kind), record)
+        for scheme in ("base", "tile", "fused")
+    }
     forms = {scheme: graph for scheme, (_, graph) in best.items()}
     base_launch = best["base"][0]
-    forms["dup"] = timed([case.call("dup", base_launch) for case in cases], place.kind)
-    forms["vendor"] = timed([case.vendor for case in cases], place.kind)
+    forms["dup"] = timed([case.call("dup", base_launch) for case in cases], count, place.kind)
+    forms["vendor"] = timed([case.vendor for case in cases], count, place.kind)
     blocks = {name: _blocks(launch) for name, (launch, _) in best.items()}
     return _compared(forms, {**blocks, "dup": _blocks(base_launch)})
 
 
 def _best(
-    scheme: str, cases: list[Case], place: Place, record: Record
+    scheme: str, cases: list[Case], timer: Callable[[list[Call]], Graph | Direct], record: Record
 ) -> tuple[Launch, Graph | Direct]:
     """The fastest of the launches that run at all. Raises where none does."""
     choices, tried = {}, {}
-    for launch in launches(cases[0].product):
+    product = cases[0].product
+    for launch in launches(product):
         name = _blocks(launch) + (" sums" if launch.sum_sizes else "")
-        try:
+        where = f"{product.rows}x{product.outputs}x{product.inner} {scheme} {name}"
+        with record.trying(where):  # too large a block for this device, say
             calls = [case.call(scheme, launch) for case in cases]
-            tried[name], choices[name] = timed(calls, place.kind), launch
-        except Exception as error:  # noqa: BLE001  # too large a block for this device, say
-            record.error(f"{scheme} {name}", repr(error))
+            tried[name], choices[name] = timer(calls), launch
+    if not tried:
+        raise RuntimeError(f"{scheme}: no block runs")
     times = {name: float(np.median(found)) for name, found in paired(tried, 3).items()}
     at = min(times, key=lambda name: times[name])
     return choices[at], tried[at]
@@ -86,7 +85,7 @@ def _blocks(launch: Launch) -> str:
     return f"{launch.block_m}x{launch.block_n}x{launch.block_k} w{launch.warps} s{launch.stages}"
 
 
-def _depthwise(shape: Shape, place: Place) -> Measured:
+def _depthwise(shape: Shape, place: Place) -> dict[str, Any]:
     """One channel a group: a row check would cost as much as the product. The vendor's kernel,
     twice and compared, is what `dup` means here."""
     generator = torch.Generator(place.kind).manual_seed(0)
@@ -104,89 +103,41 @@ def _depthwise(shape: Shape, place: Place) -> Measured:
     def again() -> torch.Tensor:
         return (once().view(torch.int16) != once().view(torch.int16)).any()
 
-    forms = {"base": timed([once], place.kind), "dup": timed([again], place.kind)}
+    count = calls_in_graph(shape.flops, bytes_of(shape), 1)
+    forms = {
+        "base": timed([once], count, place.kind), "dup": timed([again], count, place.kind),
+    }  # fmt: skip
     forms["vendor"] = forms["base"]
     return _compared(forms, {"base": "vendor", "dup": "vendor"})
 
 
-def _compared(forms: dict[str, Graph | Direct], chosen: dict[str, str]) -> Measured:
-    once = sum(graph.time_us() * graph.count for graph in forms.values()) / 1000.0
-    found = paired(forms, int(min(25, max(5, MEASURE_MS / max(once, 0.01)))))
-    base_us = float(np.median(found["base"]))
-    vendor_us = float(np.median(found["vendor"]))
-    ratios = {name: ratio(found, name, "base") for name in SCHEMES if name in found}
-    return Measured(base_us, vendor_us, ratios, chosen)
+def _compared(forms: dict[str, Graph | Direct], chosen: dict[str, str]) -> dict[str, Any]:
+    """us of the unprotected and the vendor's form, and the others relative to the former."""
+    once_ms = sum(graph.time_us() * graph.count for graph in forms.values()) / 1000.0
+    found = paired(forms, int(min(25, max(5, MEASURE_MS / max(once_ms, 0.01)))))
+    return {
+        "base_us": float(np.median(found["base"])),
+        "vendor_us": float(np.median(found["vendor"])),
+        "ratios": {name: ratio(found, name, "base") for name in SCHEMES if name in found},
+        "blocks": chosen,
+    }
 
 
-def run(layers: list[Layer], record: Record, place: Place) -> dict[str, Any]:
-    """Rows of all layers, and the sums of each network whose layers were all measured."""
-    known: dict[Shape, Measured | str] = {}
-    rows: list[dict[str, Any]] = []
-    record.found["rows"] = rows
+def measured(layers: list[Layer], record: Record, place: Place, reserve_s: float) -> Iterator[None]:
+    """Fills `shapes` of the record, one at each step, until `reserve_s` are left. What this run has
+    tried already, in a process that ended, stays as it is. Raises Lost."""
+    shapes: dict[str, Any] = record.found.setdefault("shapes", {})
     for layer in layers:
-        if layer.shape not in known:
-            known[layer.shape] = _try(layer, record, place)
+        key = key_of(layer.shape)
+        if record.left_s < reserve_s or shapes.get(key, {}).get("run") == record.run:
+            continue
+        record.at(key)
+        shapes[key] = {"run": record.run, "failed": "see errors"}
+        with record.trying(f"{layer.network} {layer.name} {layer.shape}"):
+            shapes[key] = {"run": record.run, **measure(layer.shape, place, record)}
+        if place.kind == "cuda":
             torch.cuda.empty_cache()
-            record.save()
-        rows += _rows(layer, known[layer.shape], place.name)
-    names = dict.fromkeys(layer.network for layer in layers)
-    return {name: _network([x for x in layers if x.network == name], known) for name in names}
-
-
-def _try(layer: Layer, record: Record, place: Place) -> Measured | str:
-    missing = "not measured: " + COMMAND.format(layer.network)
-    if record.left_s < 5.0:
-        return missing
-    try:
-        return measure(layer.shape, place, record)
-    except Exception as error:  # noqa: BLE001  # the other layers must not be lost
-        record.error(f"{layer.network} {layer.name} {layer.shape}", repr(error))
-        return missing
-
-
-def _rows(layer: Layer, found: Measured | str, device: str) -> list[dict[str, Any]]:
-    shape = layer.shape
-    common = {
-        "device": device, "network": layer.network, "layer": layer.name, "shape": str(shape),
-        "count": layer.count, "intensity": round(shape.intensity, 1),
-    }  # fmt: skip
-    if isinstance(found, str):
-        empty = dict.fromkeys(("base_us", "protected_us", "vendor_us", "overhead"))
-        return [{**common, "scheme": scheme, **empty, "note": found} for scheme in SCHEMES]
-    return [
-        {
-            **common, "scheme": scheme, "base_us": found.base_us,
-            "protected_us": found.base_us * value, "vendor_us": found.vendor_us,
-            "overhead": value - 1.0, "guided": scheme == found.guided,
-            "blocks": found.chosen.get(scheme, ""),
-        }
-        for scheme, value in found.ratios.items()
-    ]  # fmt: skip
-
-
-def _network(layers: list[Layer], known: dict[Shape, Measured | str]) -> dict[str, Any]:
-    """Sums over layers. A layer that a scheme cannot protect (depthwise) counts as `dup` there."""
-    paper = PAPER_T4.get(layers[0].network, (None, None))
-    result: dict[str, Any] = {
-        "layers": len(layers), "paper_t4_global_percent": paper[0],
-        "paper_t4_guided_percent": paper[1],
-    }  # fmt: skip
-    missing = [layer.name for layer in layers if isinstance(known[layer.shape], str)]
-    if missing:
-        command = COMMAND.format(layers[0].network)
-        return {**result, "note": f"not measured: {command}", "missing": missing}
-    found = [(layer.count, known[layer.shape]) for layer in layers]
-    whole = [(count, one) for count, one in found if isinstance(one, Measured)]
-    base = sum(count * one.base_us for count, one in whole)
-    result |= {"base_us": base, "vendor_us": sum(count * one.vendor_us for count, one in whole)}
-    for scheme in (*SCHEMES, "guided"):
-        spent = sum(
-            count * one.base_us * one.ratios.get(one.guided if scheme == "guided" else scheme,
-                                                 one.ratios["dup"])
-            for count, one in whole
-        )  # fmt: skip
-        result[f"{scheme}_percent"] = 100.0 * (spent / base - 1.0)
-    return result
+        yield
 
 
 def warm_tasks(layers: list[Layer]) -> list[Callable[[], None]]:

@@ -10,15 +10,27 @@ import torch
 
 from gpu_abft.variants import Call
 
-REPLAY_US_MIN = 300.0  # a graph holds as many calls as take this long
+REPLAY_US = 300.0  # a graph holds about as many calls as take this long
 CALLS_MAX = 40
+# What a call takes at least, for that alone: about half of an H200, and its launch.
+FLOPS_PER_US, BYTES_PER_US, LAUNCH_US = 4e8, 2.5e6, 3.0
+# Longer than the host needs to send a graph: the kernels then follow the first event at once.
+SLEEP_CYCLES = 200_000
+
+
+def calls_in_graph(flops: float, moved: float, sets: int) -> int:
+    """Of one product in a graph: by its size alone, so that it is the same for all forms. What a
+    replay costs besides is then divided by the same number. A multiple of `sets` of operands."""
+    once_us = LAUNCH_US + max(flops / FLOPS_PER_US, moved / BYTES_PER_US)
+    wanted = min(CALLS_MAX, REPLAY_US / once_us)
+    return max(1, -(-int(wanted) // sets)) * sets
 
 
 class Graph:
-    """`calls` captured, one after another: they may have operands of their own each, so that
-    weights come from memory and not from the cache."""
+    """`count` calls captured, one after another, in turns of `calls`: they may have operands of
+    their own each, so that weights come from memory and not from the cache."""
 
-    def __init__(self, calls: Sequence[Call]) -> None:
+    def __init__(self, calls: Sequence[Call], count: int) -> None:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -27,18 +39,17 @@ class Graph:
                 call()
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
-        once_us = self._events(lambda: [call() for call in calls]) / len(calls)
-        rounds = int(min(CALLS_MAX, max(len(calls), REPLAY_US_MIN / max(once_us, 1.0))))
-        self.count = -(-rounds // len(calls)) * len(calls)
+        self.count = count
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            for at in range(self.count):
+            for at in range(count):
                 calls[at % len(calls)]()
         self.graph.replay()
         torch.cuda.synchronize()
 
     def time_us(self) -> float:
         """Of one call, in one replay."""
+        torch.cuda._sleep(SLEEP_CYCLES)  # noqa: SLF001  # no public name
         return self._events(self.graph.replay) / self.count
 
     @staticmethod
@@ -54,10 +65,8 @@ class Graph:
 class Direct:
     """The same without a GPU, for a run at toy sizes: its times mean nothing."""
 
-    count = 1
-
-    def __init__(self, calls: Sequence[Call]) -> None:
-        self._calls = calls
+    def __init__(self, calls: Sequence[Call], count: int) -> None:
+        self._calls, self.count = calls, count
 
     def time_us(self) -> float:
         """Of the first call."""
@@ -66,9 +75,9 @@ class Direct:
         return 1e6 * (time.perf_counter() - began)
 
 
-def timed(calls: Sequence[Call], device: str) -> Graph | Direct:
-    """`calls` ready to be timed on `device`, cuda or cpu."""
-    return Graph(calls) if device == "cuda" else Direct(calls)
+def timed(calls: Sequence[Call], count: int, device: str) -> Graph | Direct:
+    """`calls`, `count` in all, ready to be timed on `device`, cuda or cpu."""
+    return Graph(calls, count) if device == "cuda" else Direct(calls, count)
 
 
 def paired(graphs: Mapping[str, Graph | Direct], rounds: int) -> dict[str, np.ndarray]:

@@ -77,10 +77,19 @@ def _row(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Verdict:
     )
 
 
+def nothing(device: torch.device | str = "cpu") -> torch.Tensor:
+    """`[WIDTH]` of a call in which nothing was multiplied, so nothing checked. No copy from the
+    host."""
+    found = torch.zeros(WIDTH, dtype=torch.float64, device=device)
+    found[LAYER:].fill_(-1.0)
+    return found
+
+
 def merge(verdicts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """`[1 + layers, WIDTH]` of each layer's `[WIDTH]`, in that order. No synchronisation."""
+    """`[1 + layers, WIDTH]` of each layer's `[WIDTH]`, in that order. No synchronisation. Where
+    there is none it is on the CPU: there is no other device to tell."""
     if not verdicts:
-        return torch.tensor([[0.0, 0, 0, 0, 0, -1, -1, -1]], dtype=torch.float64)
+        return nothing().unsqueeze(0)
     layers = torch.stack(list(verdicts))
     layers[:, LAYER] = torch.arange(len(verdicts), dtype=torch.float64, device=layers.device)
     alarmed = layers[:, ALARMS] > 0

@@ -1,8 +1,9 @@
 """Compiles GPU kernels for compute capability 9.0 where there is no GPU. Runs in a process of its
 own, without the interpreter: `python compiling.py < request.json`, one JSON line per kernel.
 
-A request: dtype, scheme, sizes (M, N, K), correct, fault, inner_first. What is compiled is what
-the operator would launch: launches are turned into Triton's own warm-up calls.
+A request: dtype, scheme, sizes (M, N, K), correct, fault, inner_first; or, with `op` "conv", sizes
+(B, C, N, H, kernel) of a padded convolution. What is compiled is what the operator would launch:
+launches are turned into Triton's own warm-up calls.
 --stripped: the kernels' sources are first rid of all that has to do with faults.
 --ttir: give Triton's first representation, and stop there.
 """
@@ -165,6 +166,23 @@ def linear(request: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
+def conv(request: dict[str, Any]) -> None:
+    from proa_kernels.conv import gpu
+    from proa_kernels.conv.checksum import take
+
+    batch, channels, outputs, side, kernel = request["sizes"]
+    dtype = getattr(torch, request["dtype"])
+    x = torch.zeros(batch, channels, side, side, dtype=dtype)
+    weight = torch.zeros(outputs, channels, kernel, kernel, dtype=dtype)
+    taken = take(weight, 1)
+    options = {"fault": torch.zeros(6, dtype=torch.int32)} if request.get("fault") else {}
+    gpu.checked_conv2d(
+        x.to(memory_format=torch.channels_last), weight, None, taken.columns, taken.scales,
+        stride=[1, 1], padding=[kernel // 2] * 4, dilation=[1, 1], groups=1,
+        scheme=request["scheme"], correct=bool(request.get("correct")), **options,
+    )  # fmt: skip
+
+
 def main(folder: str) -> None:
     if "--stripped" in sys.argv:
         strip_faults(folder)
@@ -174,7 +192,7 @@ def main(folder: str) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         made.clear()
-        linear(request)
+        {"conv": conv, "linear": linear}[request.get("op", "linear")](request)
         for name, kernel in made:
             found = {"kernel": name}
             if "--ttir" in sys.argv:

@@ -144,13 +144,14 @@ class _Block:
             bias = mask.values if len(mask.values) == 1 else mask.part(self.heads)
             bias = bias[:, self.rows] if bias.shape[1] > 1 else bias
         if self.call.causal:
-            row = torch.arange(self.rows.start, self.rows.start + scores.shape[1])
-            bias = torch.arange(scores.shape[2])[None, None] <= row[None, :, None]
+            at = scores.device
+            row = torch.arange(self.rows.start, self.rows.start + scores.shape[1], device=at)
+            bias = torch.arange(scores.shape[2], device=at)[None, None] <= row[None, :, None]
         if bias is None:
             return None
         if bias.dtype == torch.bool:
-            hidden = torch.tensor(-math.inf)
-            return torch.where(bias, torch.zeros_like(hidden), hidden).to(scores.device)
+            shown = bias.new_zeros(bias.shape, dtype=torch.float32)
+            return shown.masked_fill_(~bias, -math.inf)
         return bias.float()
 
 

@@ -52,7 +52,7 @@ class _Batch:
     def run(self) -> tuple[torch.Tensor, torch.Tensor]:
         acc_BMN = self.product(0)
         if not acc_BMN.numel() or not self.x_BMK.shape[2]:
-            return acc_BMN, verdict.merge([])[0]
+            return acc_BMN, verdict.nothing(acc_BMN.device)
         ratio_RT = self._screen(acc_BMN)
         suspect_RT = ~(ratio_RT <= 1.0)
         values: list[float] = [ratio_RT.numel(), 0, 0, 0, 0.0, -1, -1, -1]

@@ -58,7 +58,8 @@ def ramp(width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """The two check vectors of a tile, `[2, width]`: ones and v (exact in fp32, bf16, fp16)."""
     places = torch.arange(width, device=device)
     steps = (TILE - 1 - places + places % 2) * (1 - 2 * (places % 2))
-    return torch.stack([torch.ones_like(steps), steps]).to(dtype) / torch.tensor([[1], [TILE]])
+    # Scalars, no tensor of them: a copy from the host is illegal within a CUDA graph's capture.
+    return torch.stack([torch.ones_like(steps).to(dtype), steps.to(dtype) / TILE])
 
 
 def place_of(ratio: float) -> int:

@@ -227,7 +227,7 @@ def _joined(found: list[torch.Tensor], outputs: int) -> torch.Tensor:
     ratio = torch.where(groups[:, verdict.ALARMS] > 0, groups[:, verdict.RATIO], -1.0)
     worst = groups.index_select(0, ratio.argmax().view(1))[0]
     whole[verdict.ROW :] = worst[verdict.ROW :]
-    whole[verdict.LAYER] = -1.0
+    whole[verdict.LAYER].fill_(-1.0)  # a number put in would be copied from the host
     return whole
 
 
@@ -236,6 +236,4 @@ def _nothing(out: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     out.zero_()
     if bias is not None:
         out.add_(bias.view(1, -1, 1, 1))
-    found = out.new_zeros(verdict.WIDTH, dtype=torch.float64)
-    found[verdict.LAYER :] = -1.0
-    return found
+    return verdict.nothing(out.device)

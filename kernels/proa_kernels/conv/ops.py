@@ -68,7 +68,8 @@ def _cuda(x: torch.Tensor, *args: Any, **options: Any) -> tuple[torch.Tensor, to
     """The GPU's kernels; imported at the first call, so that no other machine needs Triton."""
     from proa_kernels.conv import gpu
 
-    found: tuple[torch.Tensor, torch.Tensor] = gpu.checked_conv2d(x, *args, **options)
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        found: tuple[torch.Tensor, torch.Tensor] = gpu.checked_conv2d(x, *args, **options)
     return found
 
 

@@ -101,8 +101,7 @@ class Convolution(Product):
     def checksums(self) -> torch.Tensor:
         checks = self._by_row(self._checks)
         if self.tiling.outputs == 1:
-            second = torch.tensor([1.0, 1.0 - 1.0 / TILE], device=checks.device)
-            return checks.unsqueeze(2) * second[:, None]
+            return torch.stack([checks, checks * (1.0 - 1.0 / TILE)], 2)
         return checks.view(len(checks), self.tiling.count, 2, checks.shape[2])
 
     def sums(self) -> torch.Tensor | None:

@@ -63,4 +63,4 @@ def _by_tile(flags_MN: torch.Tensor, tiling: Tiling) -> torch.Tensor:
 def _spread(flags_MT: torch.Tensor, tiling: Tiling) -> torch.Tensor:
     spans = [tiling.span(tile) for tile in range(tiling.count)]
     widths = torch.tensor([span.stop - span.start for span in spans], device=flags_MT.device)
-    return flags_MT.repeat_interleave(widths, 1)
+    return flags_MT.repeat_interleave(widths, 1, output_size=spans[-1].stop)

@@ -29,8 +29,7 @@ def judged(
     acc_MN = wide_MN[:, : wide_MN.shape[1] - 2 * tiles]
     checksum_MT2 = wide_MN[:, acc_MN.shape[1] :].reshape(len(a_MK), tiles, 2)
     if not acc_MN.numel():
-        nothing = [0.0, 0, 0, 0, 0, -1, -1, -1]
-        return acc_MN, torch.tensor(nothing, dtype=torch.float64, device=a_MK.device)
+        return acc_MN, verdict.nothing(acc_MN.device)
     sums_MT2, norms_MT = _sums(acc_MN)
     residual_MT2 = sums_MT2 - checksum_MT2
     limit_MT2 = _limits(a_MK, norms_MT, checksum_MT2, scales, products)
@@ -82,8 +81,9 @@ def _verdict(ratio_MT: torch.Tensor, residual_MT2: torch.Tensor, outputs: int) -
     known = (column >= 0) & (column < width) & (alarms > 0)
     column = torch.where(known, column + tile * TILE, -1.0)
     found = residual_MT2.new_full((verdict.WIDTH,), -1.0, dtype=torch.float64)
-    found[verdict.CHECKS] = ratio_MT.numel()
-    found[verdict.REPAIRED] = found[verdict.CLEARED] = 0.0
+    # `fill_`: a number put in by its index would be copied from the host.
+    found[verdict.CHECKS].fill_(ratio_MT.numel())
+    found[verdict.REPAIRED : verdict.CLEARED + 1].fill_(0.0)
     found[verdict.ALARMS] = alarms
     found[verdict.RATIO] = ratio_MT.max().double()
     found[verdict.ROW] = torch.where(alarms > 0, row.double(), -1.0)

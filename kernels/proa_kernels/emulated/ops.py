@@ -31,7 +31,9 @@ def _product(a: torch.Tensor, b: torch.Tensor, products: int) -> Pair:
         from proa_kernels.emulated import gpu  # needs Triton, which only GPUs do
 
         reference.accept(a, b, products)
-        return gpu.emulated_product(a, b, products)
+        with torch.cuda.device_of(a):  # type: ignore[no-untyped-call]
+            found: Pair = gpu.emulated_product(a, b, products)
+        return found
     return reference.emulated_product(a, b, products)
 
 

@@ -33,8 +33,8 @@ def split(x: torch.Tensor) -> torch.Tensor:
 
 def joined(parts: torch.Tensor) -> torch.Tensor:
     """fp64 `[*shape]` of the `[parts, *shape]` of `split`."""
-    scales = torch.tensor([2.0 ** (-config.STEP * i) for i in range(len(parts))])
-    return torch.einsum("p...,p->...", parts.double(), scales.double().to(parts.device))
+    scaled = [part.double() * 2.0 ** (-config.STEP * i) for i, part in enumerate(parts)]
+    return torch.stack(scaled).sum(0)
 
 
 def shifts(x_RK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,6 +21,7 @@ from proa_kernels.rowcheck import Tamper, Tiling
 PLACES = (0, 8, 16)  # bits of the digits
 DIGITS = (2, 3)  # of c1, below 2^14, and of c2, below 2^21
 _WORD = 1 << 32
+ROWS_MIN, STEP = 17, 8  # of torch's product of int8 on a GPU
 
 
 def take(weight_KN: torch.Tensor) -> torch.Tensor:
@@ -119,7 +120,21 @@ def _column(residual: list[int], differs_J: torch.Tensor, start: int) -> int:
 
 
 def _multiply(x_MK: torch.Tensor, weight_KN: torch.Tensor) -> torch.Tensor:
-    return torch._int_mm(x_MK, weight_KN)  # noqa: SLF001  # torch's one product of int8
+    """int32 `[M, N]` by torch's one product of int8. On a GPU it takes only sizes that cuBLAS does;
+    others are padded with zeros, which change no sum."""
+    (rows, inner), outputs = x_MK.shape, weight_KN.shape[1]
+    more = (0, 0, 0) if not x_MK.is_cuda else _missing(rows, inner, outputs)
+    if not any(more):
+        return torch._int_mm(x_MK, weight_KN)  # noqa: SLF001
+    x_MK = torch.nn.functional.pad(x_MK, (0, more[1], 0, more[0]))
+    weight_KN = torch.nn.functional.pad(weight_KN, (0, more[2], 0, more[1]))
+    return torch._int_mm(x_MK, weight_KN)[:rows, :outputs].contiguous()  # noqa: SLF001
+
+
+def _missing(rows: int, inner: int, outputs: int) -> tuple[int, int, int]:
+    """What to pad for a product on a GPU: more than 16 rows, the others multiples of 8."""
+    whole = [max(1, -(-size // STEP)) * STEP for size in (inner, outputs)]
+    return max(0, ROWS_MIN - rows), whole[0] - inner, whole[1] - outputs
 
 
 def _sums(matrix_MN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

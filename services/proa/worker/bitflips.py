@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from proa.errors import EnvironmentLacks
 from proa.worker.faults import Fault, FaultKind, FaultSite, flip_bits
 from proa.worker.programs import Program
 
@@ -59,7 +60,11 @@ class BitFlips:
 
     @contextmanager
     def _flipping(self, hits: Sequence[Fault], layers: int) -> Iterator[None]:
-        """Other bits at each hit, in one layer's first product: the recomputation is right."""
+        """Other bits at each hit, in one layer's first product: the recomputation is right.
+
+        Raises EnvironmentLacks where nothing was hit since no product ran on a CPU: the kernels of
+        a GPU have no hook, and a fault that does nothing would pass for one that was survived.
+        """
         # From this import on the process has other CPU kernels, with a hook.
         from proa_kernels.injection import injecting
 
@@ -78,6 +83,12 @@ class BitFlips:
 
         with injecting(tamper) as injector:
             yield
+            if injector.call < 0:
+                names = ", ".join(fault.id for fault in hits)
+                raise EnvironmentLacks(
+                    f"fault {names}: site ACTIVATION is for workers on a CPU; none of this"
+                    " program's checked products ran on one"
+                )
 
     def _plan(self, fault: Fault, layers: int) -> tuple[int, int, int]:
         dice = self._dice.setdefault(_key(fault), random.Random(fault.seed))  # noqa: S311
