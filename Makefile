@@ -104,10 +104,12 @@ results-abft: $(RUNTIME) ## measure what checked products cost, and answers unde
 	$(BIN)/python benchmarks/abft_serving.py --out docs/results/abft-serving.json
 	$(BIN)/python benchmarks/abft.py
 
-results-campaign: $(RUNTIME) ## the full fault campaign, into docs/results (10 minutes)
+results-campaign: $(RUNTIME) ## the full fault campaign, and one in a real model, into docs/results (20 minutes)
 	rm -rf out/abft
 	$(BIN)/proa abft campaign --size full --markdown docs/results/abft-campaign.md \
 	  --brief docs/results/abft-campaign.json
+	$(BIN)/python benchmarks/abft_digits.py
+	$(BIN)/python benchmarks/abft.py --merge-only
 
 results-store: $(RUNTIME) ## measure the embedding-parity store, into docs/results (12 minutes)
 	$(BIN)/python benchmarks/store.py $(ARGS)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from abft_gpu_rows import gpu_cells, gpu_rows
 from abft_networks import NETWORKS
 from abft_page import page
 
@@ -33,7 +34,9 @@ from proa_kernels import Plan, Verdict, protect
 NONE, SCHEMES, BATCHES = "none", ("row", "dup"), (1, 8)
 WHOLE = "all"
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
-CAMPAIGN, GPU = "abft-campaign.json", "abft-gpu.json"
+CAMPAIGN, GPU, SERVING = "abft-campaign.json", "abft-gpu.json", "abft-serving.json"
+SERVING_COMMAND = "python benchmarks/abft_serving.py --out docs/results/abft-serving.json"
+MERGED = ("rows", "campaign", "shapes")  # of the GPU: rows are made of its shapes
 Rows = list[dict[str, Any]]
 
 
@@ -110,26 +113,20 @@ def _rows(common: Mapping[str, Any], timed: Mapping[str, Timing]) -> Rows:
 
 def merged(rows: Rows, coverage: Rows, run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The whole of abft.json: these rows, and what other files in `folder` have."""
-    gpu, campaign = _read(folder / GPU), _read(folder / CAMPAIGN)
-    if gpu is None:
-        missing = {"base_us": None, "protected_us": None, "vendor_us": None, "overhead": None}
-        gpu_rows = [
-            {
-                "device": "GPU of compute capability 9.0", "network": "every network and LLM shape",
-                "layer": WHOLE, "shape": "", "scheme": scheme, **missing,
-                "note": "not measured", "command": "python benchmarks/abft_gpu.py",
-            }
-            for scheme in ("row", "tile", "fused", "dup", "guided")
-        ]  # fmt: skip
-    else:
-        gpu_rows = gpu["rows"]
-    tree = {"run": dict(run), "rows": [*rows, *gpu_rows], "coverage": coverage}
-    tree["gpu"] = {key: value for key, value in (gpu or {}).items() if key != "rows"}
-    if campaign is None:
-        note = {"note": "not measured", "command": "proa abft campaign"}
-        return {**tree, "campaign": [note]}
-    cells = campaign if isinstance(campaign, list) else campaign["campaign"]
-    return {**tree, "campaign": cells}
+    gpu, campaign = _read(folder / GPU) or {}, _read(folder / CAMPAIGN)
+    cells: Rows = [{"note": "not measured", "command": "proa abft campaign"}]
+    if campaign is not None:
+        cells = campaign if isinstance(campaign, list) else campaign["campaign"]
+    return {
+        "run": dict(run),
+        "serving": _read(folder / SERVING) or {"note": "not measured", "command": SERVING_COMMAND},
+        "coverage": coverage,
+        "gpu": {
+            key: value for key, value in gpu.items() if key not in ("rows", "campaign", "shapes")
+        },
+        "rows": [*rows, *gpu_rows(gpu)],
+        "campaign": [*cells, *gpu_cells(gpu)],
+    }
 
 
 def _read(path: Path) -> Any:
@@ -158,8 +155,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _write(rows: Rows, coverage: Rows, run: Mapping[str, Any], folder: Path) -> None:
     tree = merged(rows, coverage, run, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "abft.json").write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+    (folder / "abft.json").write_text(_lines(tree), encoding="utf-8")
     (folder / "abft.md").write_text(page(tree), encoding="utf-8")
+
+
+def _lines(tree: Mapping[str, Any]) -> str:
+    """JSON with a row, or an object of the campaign, on each line."""
+    long = ("rows", "campaign")
+    head = json.dumps({key: tree[key] for key in tree if key not in long}, indent=1)[:-2]
+    for key in long:
+        body = ",\n".join(json.dumps(row, separators=(",", ":")) for row in tree[key])
+        head += f',\n "{key}": [\n{body}\n]'
+    return head + "}\n"
 
 
 def _measured(args: argparse.Namespace) -> Iterator[tuple[Rows, Rows, dict[str, Any]]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from abft_gpu_page import gpu_parts
+from abft_text import share, table, verdict
 
 WHOLE, LIMIT = "all", 0.15
 LIMITED = (("resnet-50", 8), ("transformer-block", 8))
-GPU_COMMAND = "python benchmarks/abft_gpu.py"
-GPU_SCHEMES = ("tile", "fused", "dup", "guided")
+P99_RATIO_MAX = 2.0
 COUNTS = ("injected", "visible", "detected", "located", "corrected")
 Row = Mapping[str, Any]
 
@@ -22,7 +24,8 @@ def page(tree: Mapping[str, Any]) -> str:
         "# Results of checked matrix products",
         "Written by `make results-abft` from [abft.json](abft.json); see [abft.md](../abft.md).",
         *_cpu(tree["run"], cpu, tree["coverage"]),
-        *_gpu(gpu, tree["gpu"].get("networks", {})),
+        *_serving(tree["serving"]),
+        *gpu_parts(gpu, tree["gpu"]),
         *_campaign(tree["campaign"]),
     ]
     return "\n\n".join(parts) + "\n"
@@ -40,13 +43,13 @@ def _cpu(run: Row, rows: Sequence[Row], coverage: Sequence[Row]) -> list[str]:
     parts = [
         "## CPU",
         how,
-        _table(
+        table(
             ("network", "batch", "unprotected ms", *_both("row"), *_both("dup")),
             [_network_row(group) for group in _grouped(whole, "network", "batch").values()],
         ),
         "\n".join(_target(whole, name, batch) for name, batch in LIMITED),
         "### What is checked",
-        _table(
+        table(
             ("network", "scheme", "of the FLOPs", "not checked"),
             [
                 (c["network"], c["scheme"], f"{100 * c['share']:.1f} %", "; ".join(c["unchecked"]))
@@ -75,8 +78,8 @@ def _network_row(group: Sequence[Row]) -> tuple[str, ...]:
         row = by_scheme[scheme]
         low, high = row["overhead_quartiles"]
         cells += [
-            _percent(row["cpu_overhead"]),
-            f"{_percent(row['overhead'])} ({100 * low:+.1f} to {100 * high:+.1f})",
+            share(row["cpu_overhead"]),
+            f"{share(row['overhead'])} ({100 * low:+.1f} to {100 * high:+.1f})",
         ]
     return tuple(cells)
 
@@ -87,7 +90,7 @@ def _target(whole: Sequence[Row], name: str, batch: int) -> str:
     if row is None:
         return f"{goal} not measured (`python benchmarks/abft.py --networks {name}`)."
     cost = row["overhead"] if row["cpu_overhead"] is None else row["cpu_overhead"]
-    return f"{goal} {'met' if cost <= LIMIT else 'missed'}, {_percent(cost)} of CPU time."
+    return f"{goal} {'met' if cost <= LIMIT else 'missed'}, {share(cost)} of CPU time."
 
 
 def _find(whole: Sequence[Row], name: str, batch: int) -> Row | None:
@@ -101,19 +104,19 @@ def _layers(rows: Sequence[Row], name: str, batch: int) -> list[str]:
     found = [{r["scheme"]: r for r in group} for group in _grouped(own, "layer").values()]
     found.sort(key=lambda by: -_added(by.get("row") or next(iter(by.values()))))
     total = sum(_added(by["row"]) for by in found if "row" in by)
-    table = []
+    lines = []
     kinds: Counter[str] = Counter()
     for by in found:
         first = next(iter(by.values()))
         added = _added(by["row"]) if "row" in by else 0.0
         kinds[_kind(first)] += added
-        table.append(
+        lines.append(
             (
                 f"{first['layer']} ({first['op']})",
                 first["shape"],
                 str(first["count"]),
                 f"{first['base_us']:.0f}",
-                *(_percent(by[s]["overhead"]) if s in by else "none" for s in ("row", "dup")),
+                *(share(by[s]["overhead"]) if s in by else "none" for s in ("row", "dup")),
                 f"{100 * added / total:.0f} %" if total else "",
             )
         )
@@ -121,9 +124,7 @@ def _layers(rows: Sequence[Row], name: str, batch: int) -> list[str]:
     return [
         f"### Products of {name}, batch {batch}",
         f"The cost of `row` by kind: {shares or 'none measured'}.",
-        _table(
-            ("product", "shape", "times", "µs", "`row`", "`dup`", "of the cost of `row`"), table
-        ),
+        table(("product", "shape", "times", "µs", "`row`", "`dup`", "of the cost of `row`"), lines),
     ]
 
 
@@ -137,74 +138,88 @@ def _added(row: Row) -> float:
     return float(row["count"] * (row["protected_us"] - row["base_us"]))
 
 
-def _gpu(rows: Sequence[Row], networks: Mapping[str, Row]) -> list[str]:
-    if all(row.get("overhead") is None for row in rows):
-        command = next((row["command"] for row in rows if "command" in row), GPU_COMMAND)
-        return ["## GPU", f"Not measured: `{command}` on a GPU of compute capability 9.0."]
-    measured = [row for row in rows if row.get("overhead") is not None]
-    left = len(rows) - len(measured)
-    what = f"{len(measured):,} rows of single products are in [abft.json](abft.json)"
-    what += f", {left:,} more were not measured" if left else ""
-    where = " and ".join(sorted({row["device"] for row in measured}))
+def _serving(found: Row) -> list[str]:
+    """Answers of real workers while bits flip in their products."""
+    parts = ["## Answers under bit flips"]
+    if "requests" not in found:
+        return [*parts, f"Not measured: `{found['command']}`."]
+    answers, undetected = found["answers"], found["undetected"]
+    same, other = answers.get("repaired", 0), answers.get("repaired and different", 0)
+    repaired, ratio = same + other, found["p99_ratio"]
+    worst = max((one["of_allowed"] for one in undetected), default=0.0)
     how = (
-        f"{where}. Overheads against the fastest unprotected variant of the same kernels, sums over"
-        f" a network's products; beside them the T4 figures of the SC'21 paper. {what}."
+        f"{found['model']}, real tritonserver processes, a bit of an accumulator flipped at"
+        f" {100 * found['flips_expected'] / found['requests']:g} % of {found['requests']:,}"
+        f" requests. {repaired} answers were repaired, {same} of them to the clean ones' bits;"
+        f" {len(undetected)} differ from them and say nothing, {answers.get('failed', 0)} failed."
     )
-    head = ("network", "products", "µs", "vendor's", *GPU_SCHEMES, "T4: global", "T4: guided")
-    return [
-        "## GPU",
-        how,
-        _table(head, [_gpu_row(name, one) for name, one in networks.items()]),
-    ]
-
-
-def _gpu_row(name: str, one: Row) -> tuple[str, ...]:
-    paper = (one.get(f"paper_t4_{scheme}_percent") for scheme in ("global", "guided"))
-    if "note" in one:
-        return (name, str(one["layers"]), one["note"], "", *("" for _ in GPU_SCHEMES), "", "")
-    return (
-        name,
-        str(one["layers"]),
-        _number(one["base_us"]),
-        _number(one["vendor_us"]),
-        *(f"{one[f'{scheme}_percent']:+.1f} %" for scheme in GPU_SCHEMES),
-        *("" if value is None else f"{value:+.1f} %" for value in paper),
-    )
+    beyond = found["undetected_beyond_allowed"]
+    within = f"{verdict(not beyond)}, {beyond} beyond; the worst has {worst:.2g} of it."
+    lines = [f"- each answer within what the layers' limits allow, or marked: {within}"]
+    goal = f"p99 of a repaired answer, at most {P99_RATIO_MAX:g} times the clean one"
+    if ratio is None:
+        lines.append(f"- {goal}: not measured, none was repaired.")
+    else:
+        times = f"{found['repaired_p99_ms']:.1f} ms and {found['clean_p99_ms']:.1f} ms"
+        surely = found.get("p99_ratio_least")
+        least = f"; {surely:.2f} at least, with 95 % confidence" if surely else ""
+        lines.append(
+            f"- {goal}: {verdict(ratio <= P99_RATIO_MAX)}, {ratio:.2f} times ({times}; of"
+            f" {repaired} answers the p99 is one of the slowest{least})."
+        )
+    rows = [(str(o["request"]), f"{o['off_by']:.1e}", f"{o['of_allowed']:.1e}") for o in undetected]
+    what = "Those that differ and say nothing: their largest difference, as share of the allowed."
+    head = ("request", "off by", "of allowed")
+    listed = [what, table(head, rows)] if rows else []
+    return [*parts, how, "\n".join(lines), *listed]
 
 
 def _campaign(cells: Sequence[Row]) -> list[str]:
     parts = ["## Fault campaign"]
-    if not any("injected" in cell for cell in cells):
+    counted = [cell for cell in cells if "injected" in cell]
+    if not counted:
         command = cells[0].get("command") if cells else "proa abft campaign"
         return [*parts, f"Not measured: `{command}`."]
-    clean = sum(cell.get("clean_checks") or 0 for cell in cells)
-    false = sum(cell.get("false_positives") or 0 for cell in cells)
-    sums: dict[tuple[str, str, str, str], dict[str, int]] = defaultdict(
-        lambda: dict.fromkeys(COUNTS, 0)
+    for device in dict.fromkeys(cell.get("device") for cell in counted):
+        own = [cell for cell in counted if cell.get("device") == device]
+        clean = sum(cell.get("clean_checks") or 0 for cell in own)
+        false = sum(cell.get("false_positives") or 0 for cell in own)
+        on = f"On {device}. " if device else ""
+        parts += [
+            f"{on}{clean:,} clean checks, {false:,} false alarms.",
+            table(("operator", "dtype", "site", "fault", *COUNTS), _summed(own)),
+        ]
+    note = (
+        "All data together; faults one by one for accumulators of linear layers, elsewhere all"
+        " together. Located: of so many alarms that were tried one at a time. Each (dtype, data,"
+        " operator, site, fault) by itself is in [abft.json](abft.json); per-bit tables, intervals"
+        " and a real model in [abft-campaign.md](abft-campaign.md)."
     )
+    return [parts[0], note, *parts[1:]]
+
+
+def _summed(cells: Sequence[Row]) -> list[tuple[str, ...]]:
+    sums: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for cell in cells:
         if cell.get("injected"):
-            into = sums[cell["scheme"], cell["dtype"], cell["site"], cell["fault"]]
-            for key in COUNTS:
-                into[key] += cell.get(key) or 0
-    table = [(*key, *(f"{found[name]:,}" for name in COUNTS)) for key, found in sums.items()]
-    note = (
-        f"{clean:,} clean checks, {false:,} false alarms. All distributions together; each by"
-        " itself, per-bit tables and intervals: [abft-campaign.md](../abft-campaign.md)."
-    )
+            own = cell.get("op", "linear") == "linear" and cell["site"] == "accumulator"
+            fault = cell["fault"] if own and cell["scheme"] != "dup" else "all"
+            fault = "bit" if fault.startswith("bit ") else fault  # one object a bit, on a GPU
+            operator = f"{cell.get('op', 'linear')}.{cell['scheme']}"
+            into = sums[operator, cell["dtype"], cell["site"], fault]
+            into.update({key: cell.get(key) or 0 for key in COUNTS})
+            # On a GPU each fault is alone, and each alarm tells a place.
+            alone = cell["detected"] if cell["site"] == "accumulator" else 0
+            into["located_of"] += cell.get("located_of", alone if "device" in cell else 0)
     return [
-        *parts,
-        note,
-        _table(("scheme", "dtype", "site", "fault", *COUNTS), table),
+        (
+            *key,
+            *(f"{found[name]:,}" for name in ("injected", "visible", "detected")),
+            f"{found['located']:,} of {found['located_of']:,}" if found["located_of"] else "",
+            f"{found['corrected']:,}",
+        )
+        for key, found in sums.items()
     ]
-
-
-# --- text
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def _grouped(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
@@ -212,11 +227,3 @@ def _grouped(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]
     for row in rows:
         found.setdefault(tuple(row[key] for key in keys), []).append(row)
     return found
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:+.1f} %"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"

@@ -4,7 +4,9 @@ An MLP of the size of DLRM's bottom MLP (13-512-256-64, fp32) is served with `pr
 by two workers, without quarantine. One bit of one accumulator flips at a share of the requests.
 Each answer is compared, bit for bit, with the clean one computed offline by the same program. One
 that differs and is not marked `repaired` may do so by no more than the layers' thresholds allow;
-all such answers are listed. Exit code 1 where one differs by more, or a request failed.
+all such answers are listed. Exit code 1 where one differs by more, or a request failed; else 3
+where a repaired answer's p99 is surely beyond twice the clean one, whatever chance there is in so
+few of them: that is a matter of the machine too, so no test fails by it.
 
     .venv/bin/python benchmarks/abft_serving.py --out docs/results/abft-serving.json
 """
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -46,6 +49,8 @@ WORKERS, CLIENTS, QUERIES = 2, 2, 256
 CHUNK = 1000  # requests until other dice are thrown; well within a fault's time to live
 TTL_MS = 600_000
 TILE = 128
+WRONG, SLOW = 1, 3  # exit codes; 2 is argparse's
+P99_RATIO_MAX = 2.0
 
 
 class Mlp(torch.nn.Module):
@@ -250,6 +255,7 @@ def _report(seen: Seen, requests: int, rate: float, seed: int) -> dict[str, Any]
         for name, share in (("p50", 0.5), ("p99", 0.99))
     }
     clean, repaired = milliseconds["clean_p99_ms"], milliseconds["repaired_p99_ms"]
+    least_s = p99_least(seen.latency_s["repaired"])
     return {
         "command": f"benchmarks/abft_serving.py --requests {requests} --rate {rate} --seed {seed}",
         "model": f"MLP {'-'.join(map(str, SIZES))}, fp32, batch 1, {WORKERS} workers",
@@ -261,7 +267,30 @@ def _report(seen: Seen, requests: int, rate: float, seed: int) -> dict[str, Any]
         "undetected_beyond_allowed": sum(one["of_allowed"] > 1.0 for one in seen.undetected),
         **milliseconds,
         "p99_ratio": round(repaired / clean, 2) if clean and repaired else None,
+        "p99_ratio_least": round(1e3 * least_s / clean, 2) if clean and least_s else None,
+        "repaired_samples": len(seen.latency_s["repaired"]),
     }
+
+
+def p99_least(values: Sequence[float]) -> float | None:
+    """What the 99th percentile is at least, with 95 % confidence: the largest of the values that so
+    many lie above of as chance allows. None without values."""
+    if not values:
+        return None
+    above, likely = 0, 0.0
+    while above < len(values):
+        likely += math.comb(len(values), above) * 0.01**above * 0.99 ** (len(values) - above)
+        if likely >= 0.95:
+            break
+        above += 1
+    return sorted(values)[max(0, len(values) - 1 - above)]
+
+
+def exit_code(report: Mapping[str, Any]) -> int:
+    if report["undetected_beyond_allowed"] or report["answers"].get("failed", 0):
+        return WRONG
+    least = report["p99_ratio_least"]
+    return SLOW if least is not None and least > P99_RATIO_MAX else 0
 
 
 def main() -> int:
@@ -278,7 +307,7 @@ def main() -> int:
     else:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text, encoding="utf-8")
-    return int(report["undetected_beyond_allowed"] > 0 or report["answers"].get("failed", 0) > 0)
+    return exit_code(report)
 
 
 if __name__ == "__main__":

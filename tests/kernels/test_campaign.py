@@ -1,7 +1,7 @@
 """What must hold of the check of matrix products, by the campaign that users run.
 
 `pytest tests/kernels/test_campaign.py -m long` is `proa abft campaign --size full` with the main
-operator: about six minutes on one core, idle.
+operator: about eight minutes on one core, idle.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import pytest
 
 from proa.integrity.campaign.counts import Counts, total
+from proa.integrity.campaign.distributions import SMOOTH
 from proa.integrity.campaign.findings import Finding, Must, failed, musts
 from proa.integrity.campaign.operators import MAIN
 from proa.integrity.campaign.plan import SIZES, Selection
@@ -33,7 +34,13 @@ def of(findings: Sequence[Finding], **chosen: str) -> Counts:
 
 
 def status(found: Sequence[Must]) -> dict[str, bool | None]:
-    return {must.name.split(":")[0]: must.met for must in found}
+    return {must.name: must.met for must in found}
+
+
+def missed(found: Sequence[Must]) -> set[str]:
+    """Names of what is missed for a reason that the findings show."""
+    assert all(must.met is False for must in found if must.reason)
+    return {must.name.partition(" found")[0] for must in found if must.reason}
 
 
 def test_what_must_hold(quick: list[Finding]) -> None:
@@ -42,8 +49,14 @@ def test_what_must_hold(quick: list[Finding]) -> None:
     names = status(found)
     few = "no false positive in 1,000,000 clean checks"
     assert names.pop(few) is None, "so few checks tell little"
-    assert len(names) == 7
-    assert set(names.values()) == {True}, found
+    assert len(names) == 20
+    # The limit may hide what several wrong elements sum to. Nothing excuses a single one.
+    several = {"swaps", "pairs", "repeated: errors above 1e-3 sigma"}
+    several |= {f"{kind}: errors above 1e-3 sigma" for kind in ("stride", "swap", "pair")}
+    assert missed(found) <= several
+    # So is a rate of 99.9 % of 256 in a cell.
+    little = {few, *(name for name in names if name.startswith(("swaps", "pairs")))}
+    assert all(must.met for must in found if not must.reason and must.name not in little), found
     assert of(quick, site="clean").clean_checks > 20_000
 
 
@@ -98,7 +111,10 @@ def test_the_output_is_not_looked_at_again(quick: list[Finding]) -> None:
     assert counts.detected == 0
 
 
-@pytest.mark.parametrize("operator", ["conv2d.row", "linear.dup", "conv2d.dup", "bmm.row"])
+@pytest.mark.parametrize(
+    "operator",
+    ["conv2d.row", "linear.dup", "conv2d.dup", "bmm.row", "attention.row", "attention.dup"],
+)
 def test_other_operators(operator: str) -> None:
     chosen = Selection(operators=(operator,), dtypes=("bf16",), distributions=("n01",))
     found = measure(SIZES["quick"], chosen, SEED)
@@ -113,8 +129,21 @@ def test_other_operators(operator: str) -> None:
     else:
         assert transient.large_detected == transient.large > 500
         assert repeated.large_detected == repeated.large
-        # A sheet's checksum is of what is there when the call begins.
-        assert operator == "bmm.row" or weights.large_detected > 0.9 * weights.large
+        # The checksum of a computed matrix is of what is there when the call begins.
+        computed = operator in ("bmm.row", "attention.row")
+        assert computed or weights.large_detected > 0.9 * weights.large
+
+
+@pytest.mark.parametrize("step", ["scores", "softmax"])
+def test_the_steps_before_the_output_of_attention(step: str) -> None:
+    """What does not change the output may pass; what changes it much is found in its row."""
+    chosen = Selection(operators=("attention.row",), dtypes=("fp32",), distributions=tuple(SMOOTH))
+    counts = of(measure(SIZES["quick"], chosen, SEED), site=step)
+    assert counts.injected > 40
+    assert counts.large_detected == counts.large > 30
+    assert counts.located == counts.located_of == counts.detected
+    assert counts.corrected == counts.detected
+    assert counts.miscorrected == 0
 
 
 @pytest.mark.long
@@ -123,8 +152,12 @@ def test_what_must_hold_in_full() -> None:
     found = measure(SIZES["full"], Selection(operators=(MAIN,)), SEED)
     results = musts(found)
     assert failed(results) == []
-    assert set(status(results).values()) == {True}, results
-    assert len(results) == 8
+    assert all(must.met for must in results if not must.reason), results
+    assert len(results) == 21
+    assert missed(results) <= {
+        *("swaps", "pairs", "repeated: errors above 1e-3 sigma"),
+        *(f"{kind}: errors above 1e-3 sigma" for kind in ("stride", "swap", "pair")),
+    }
     assert of(found, site="clean").clean_checks > 1_000_000
     bits = of(found, site="accumulator", distribution="n01", moment="final", fault="bit").bits
     assert all(bits[bit][0] >= 1000 for bit in range(32))

@@ -16,6 +16,7 @@ from fakes.cluster import (
     Load,
     cluster,
     frontend,
+    is_decodable,
     one_of_two_missing,
     until,
     write_spec,
@@ -164,6 +165,28 @@ async def test_a_reconstruction_has_no_verdict(tmp_path: Path):
         assert parameters["proa.source"] == "reconstructed"
         assert "proa.abft" not in parameters
         stuck.resume()
+
+
+async def test_a_refused_answer_is_reconstructed(tmp_path: Path):
+    """Where the retry finds its own answer wrong too, the rest of the group makes up for both."""
+    redundancy = "policy: parity, groupMsMax: 1, idleReserve: 0, qualitySample: 0"
+    async with cluster(
+        tmp_path, redundancy, fakes=checking(3), latency_ms=60_000.0, canary_s=QUIET_S
+    ) as served:
+        first, stuck = await one_of_two_missing(served)
+        await until(lambda: is_decodable(served))
+        assert not first.done(), "an exact answer that is not late is waited for"
+        for worker in served.workers:
+            worker.verdict = FAILED
+        stuck.resume()
+        answer = await first
+        parameters = wire.get_parameters(answer.parameters)
+        assert parameters["proa.source"] == "reconstructed"
+        assert "proa.abft" not in parameters
+        image = images(2, seed=9)[0]
+        logits = wire.read_response(answer)["logits"]
+        assert np.allclose(logits, linear(image), rtol=1e-3, atol=1e-3)
+        assert await served.metric("proa_abft_faults_total", kind="failed") >= 2
 
 
 async def test_two_faults_take_a_worker_out_until_it_restarts(tmp_path: Path):

@@ -66,7 +66,7 @@ def _add_campaign(verbs: Verbs) -> None:
         )  # fmt: skip
     parser.add_argument(
         "--size", choices=("quick", "full"), default="quick",
-        help="about half a minute, or about eight minutes, on one core (default: %(default)s)",
+        help="about two minutes, or a quarter of an hour, on one core (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--seed", type=integer(0, 2**31 - 1), default=0,

@@ -14,7 +14,8 @@ import torch
 
 from proa.integrity.campaign.counts import Counts
 from proa.integrity.campaign.distributions import DTYPES
-from proa.integrity.campaign.faults import MANY, corrupt, differs, width_of, words
+from proa.integrity.campaign.faults import corrupt, differs, width_of, words
+from proa.integrity.campaign.limit import RowLimit
 from proa.integrity.campaign.operators import (
     OPERATORS,
     Broken,
@@ -23,14 +24,10 @@ from proa.integrity.campaign.operators import (
     broken,
     undisturbed,
 )
+from proa.integrity.campaign.rows import FINAL, REPEATED, OneRow, faulty_rows
 from proa_kernels import Verdict
 
 LARGE = 1e-3  # of the outputs' sigma
-# Where in K a fault of a moment hits: the share of the sum that is done, and the span after it.
-MOMENTS = {"early": 1 / 8, "mid": 1 / 2, "late": 7 / 8}
-FINAL = "final"  # after the whole sum
-ALWAYS = "always"  # stored before the product, read all along
-REPEATED = "repeated"  # the recomputation goes wrong in the same way
 
 
 @dataclass(frozen=True)
@@ -84,17 +81,27 @@ class Case:
     def sigma(self) -> float:
         return float(self.clean.float().std())
 
-    def call(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.operator.call(self.x, self.weight, self.constants, True)
+    @cached_property
+    def limit(self) -> RowLimit:
+        return RowLimit(*self.matrices)
+
+    def call(self, *, correct: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.operator.call(self.x, self.weight, self.constants, correct)
 
     def broken(self, change: Change, *, repeated: bool = False) -> Broken:
-        columns = self.operator.layout.columns
-        return broken(self.call, change, columns=columns, repeated=repeated)
+        return broken(
+            self.call,
+            change,
+            columns=self.operator.layout.columns,
+            product=self.operator.product,
+            repeated=repeated,
+        )
 
     def undisturbed(self, weight: torch.Tensor, constants: tuple[torch.Tensor, ...]) -> Broken:
         """A call without a fault in the product, with this weight and these constants."""
         call = partial(self.operator.call, self.x, weight, constants, True)
-        return undisturbed(call, columns=self.operator.layout.columns)
+        columns, product = self.operator.layout.columns, self.operator.product
+        return undisturbed(call, columns=columns, product=product)
 
     def few(self, at: int) -> tuple[Case, int]:
         """The same weight with few rows, and how many: for faults tried one by one."""
@@ -148,55 +155,6 @@ def _in_product(cell: Cell, case: Case, dice: torch.Generator, found: Counts) ->
         _one(cell, case, dice, found)
 
 
-def faulty_rows(
-    site: str,
-    fault: str,
-    moment: str,
-    x_FK: torch.Tensor,
-    weight_NK: torch.Tensor,
-    dice: torch.Generator,
-    clean_FN: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What a product gives after one fault in each row, the wrong column, the changed bits.
-
-    Partial sums and changed operands are multiplied out in fp32, and what the fault changes in that
-    is added to the accumulators; elsewhere they stay as the operator's own order of sums left them.
-    """
-    if site == "accumulator" and moment in (FINAL, REPEATED):
-        done = corrupt(fault, clean_FN, dice)
-        return done.rows, done.columns, done.bits
-    x, weight = x_FK.float(), weight_NK.float()
-    if site == "accumulator":
-        cut = max(1, int(x.shape[1] * MOMENTS[moment]))
-        part, rest = x[:, :cut] @ weight[:, :cut].T, x[:, cut:] @ weight[:, cut:].T
-        done = corrupt(fault, part, dice)
-        before, after, columns = part + rest, done.rows + rest, done.columns
-    else:
-        span = _span(x.shape[1], moment)
-        if site == "operand":
-            done = corrupt(fault, x_FK, dice, span=span)
-            before, after = x @ weight.T, done.rows.float() @ weight.T
-            columns = torch.full_like(done.columns, MANY)
-        else:
-            rows = torch.arange(len(x))
-            columns = torch.randint(len(weight), (len(x),), generator=dice)
-            done = corrupt(fault, weight_NK[columns], dice, span=span)
-            by = (done.rows.double() - weight[columns].double())[rows, done.columns]
-            before, after = clean_FN, clean_FN.clone()
-            wrong = clean_FN[rows, columns].double() + x.double()[rows, done.columns] * by
-            after[rows, columns] = wrong.to(after.dtype)
-    by_FN = after.double() - before.double()
-    wrong_FN = (clean_FN.double() + by_FN).to(clean_FN.dtype)
-    after, before = after.to(clean_FN.dtype), before.to(clean_FN.dtype)
-    return torch.where(differs(after, before), wrong_FN, clean_FN), columns, done.bits
-
-
-def _span(inner: int, moment: str) -> tuple[int, int]:
-    """The part of K in which an operand goes wrong."""
-    first = int(inner * MOMENTS[moment])
-    return first, max(first + 1, min(inner, first + inner // 8))
-
-
 def _count_rows(done: Broken, case: Case, cell: Cell, found: Counts) -> None:
     hit = differs(done.faulty, done.clean).any(1)
     detected = hit & ~differs(done.after, done.clean).any(1)
@@ -207,6 +165,8 @@ def _count_rows(done: Broken, case: Case, cell: Cell, found: Counts) -> None:
             f" {int(detected.sum())} have their clean values"
         )
     _add(found, case, done.clean, done.faulty, detected)
+    if cell.site == "accumulator":
+        _add_hidden(found, case, done.clean, done.faulty, detected)
     found.corrected += int(detected.sum())
     found.miscorrected += int(neither.any(1).sum())
     if cell.fault == "bit" and cell.site == "accumulator" and cell.moment == FINAL:
@@ -226,6 +186,17 @@ def _add(
     found.visible_detected += int((visible & detected).sum())
     found.large += int(large.sum())
     found.large_detected += int((large & detected).sum())
+
+
+def _add_hidden(
+    found: Counts, case: Case, clean: torch.Tensor, faulty: torch.Tensor, detected: torch.Tensor
+) -> None:
+    """The faults that the limit hides, in all rows of a case's product."""
+    hidden = differs(faulty, clean).any(1) & case.limit.hides(clean, faulty)
+    large = ~((faulty.float() - clean.float()).abs() <= LARGE * case.sigma).all(1)
+    found.hidden += int(hidden.sum())
+    found.hidden_detected += int((hidden & detected).sum())
+    found.large_hidden += int((hidden & large & ~detected).sum())
 
 
 def _add_bits(found: Counts, done: Broken, detected: torch.Tensor, dtype: torch.dtype) -> None:
@@ -251,45 +222,59 @@ def _one(cell: Cell, case: Case, dice: torch.Generator, found: Counts) -> None:
     if cell.moment == REPEATED:
         _add(found, case, done.clean[row : row + 1], done.faulty[row : row + 1], alarm)
         found.corrected += done.verdict.repaired
+        _add_unseen(found, small, case.sigma, done, row, alarm=bool(alarm))
     if alarm:
         found.located_of += 1
         found.located += fault.is_at(done.verdict.row, done.verdict.column)
 
 
-class OneRow:
-    """One fault in one row, drawn when the accumulators are known, the same ever after.
+def _add_unseen(
+    found: Counts, small: Case, sigma: float, done: Broken, row: int, *, alarm: bool
+) -> None:
+    """One that repeats is hidden too where a second look finds it within what rounding may do at
+    most (Higham's bound), and clears it."""
+    gap = (done.faulty[row].float() - done.clean[row].float()).abs()
+    if alarm or not bool(differs(done.clean[row], done.faulty[row]).any()):
+        return
+    hidden = done.verdict.cleared > 0 or bool(small.limit.hides(done.clean, done.faulty)[row])
+    found.hidden += int(hidden)
+    found.large_hidden += int(hidden and not bool((gap <= LARGE * sigma).all()))
 
-    `operands`: x `[M, K]` and weight `[N, K]`; None where the fault needs the accumulators alone.
-    """
 
-    def __init__(
-        self,
-        site: str,
-        fault: str,
-        moment: str,
-        row: int,
-        dice: torch.Generator,
-        operands: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> None:
-        self._kind, self._row, self._dice = (site, fault, moment), row, dice
-        self._operands = operands
-        self._wrong: torch.Tensor | None = None
-        self.column, self.bits = MANY, MANY
-
-    def change(self, clean: torch.Tensor) -> torch.Tensor:
-        if self._wrong is None:
-            rows = [self._row, (self._row + 1) % len(clean)]  # a neighbour, for what is stale
-            x, weight = self._operands or (clean, clean)
-            found = faulty_rows(*self._kind, x[rows], weight, self._dice, clean[rows])
-            self._wrong = found[0][0]
-            self.column, self.bits = int(found[1][0]), int(found[2][0])
-        changed = clean.clone()
-        changed[self._row] = self._wrong
-        return changed
-
-    def is_at(self, row: int, column: int) -> bool:
-        """Whether a verdict names the place, as far as the fault has one."""
-        return row == self._row and self.column in (MANY, column)
+def _in_step(cell: Cell, case: Case, dice: torch.Generator, found: Counts) -> None:
+    """A fault in an earlier step of an operator, one by one: what becomes of its output?"""
+    step = case.operator.steps.index(cell.site)
+    for _ in range(cell.singles):
+        small, rows = case.few(int(torch.randint(len(case.x), (), generator=dice)))
+        row = int(torch.randint(rows, (), generator=dice))
+        fault = OneRow("accumulator", cell.fault, cell.moment, row, dice, None)
+        clean, _ = small.call()
+        left, mended = (
+            broken(partial(small.call, correct=correct), fault.change, product=step)
+            for correct in (False, True)
+        )
+        if not bool(differs(left.faulty, left.clean).any()):
+            continue
+        alarm = left.verdict.alarms > 0
+        visible = bool(differs(left.out, clean).any())
+        large = not bool(((left.out.float() - clean.float()).abs() <= LARGE * case.sigma).all())
+        # Of the step itself: of faults in several tiles of keys the limit may hide some, and the
+        # output that follows is neither the clean one nor that of all of them.
+        neither = differs(mended.after, mended.faulty) & differs(mended.after, mended.clean)
+        found.add(
+            Counts(
+                injected=1,
+                detected=int(alarm),
+                visible=int(visible),
+                visible_detected=int(visible and alarm),
+                large=int(large),
+                large_detected=int(large and alarm),
+                corrected=int(alarm and not bool(differs(mended.out, clean).any())),
+                miscorrected=int(bool(neither.any())),
+                located=int(alarm and left.verdict.row == row),
+                located_of=int(alarm),
+            )
+        )
 
 
 def _in_weight(cell: Cell, case: Case, dice: torch.Generator, found: Counts) -> None:
@@ -351,6 +336,8 @@ Site = Callable[[Cell, Case, torch.Generator, Counts], None]
 _SITES: dict[str, Site] = {
     "clean": _clean,
     "accumulator": _in_product,
+    "scores": _in_step,
+    "softmax": _in_step,
     "operand": _in_product,
     "operand-weight": _in_product,
     "weight": _in_weight,

@@ -18,7 +18,9 @@ class Counts:
     `clean_checks`, `false_positives`: checks of undisturbed products, and their alarms.
     `cleared`: suspicions of theirs that a second look cleared; `worst_ratio`: residual over limit.
     `injected`: faults that changed something. `visible`: the stored output differs; `large`: by
-    more than 1e-3 of the outputs' sigma. `detected`, `visible_detected`, `large_detected`: with
+    more than 1e-3 of the outputs' sigma. `hidden`, `hidden_detected`: of those in accumulators that
+    move no sum of the check clearly beyond its limit; `large_hidden`: large, hidden and not
+    detected. `detected`, `visible_detected`, `large_detected`: with
     an alarm. `corrected`: the output equals the clean one bit for bit. `miscorrected`: the output
     is neither the clean nor the faulty one. `answers`: faults that change what a model answers,
     left as they are. `located` of `located_of` alarms, tried one by one:
@@ -35,6 +37,9 @@ class Counts:
     visible_detected: int = 0
     large: int = 0
     large_detected: int = 0
+    hidden: int = 0
+    hidden_detected: int = 0
+    large_hidden: int = 0
     corrected: int = 0
     miscorrected: int = 0
     answers: int = 0

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from proa.integrity.campaign.cells import FINAL
 from proa.integrity.campaign.counts import Counts, bound, share, total, wilson
 from proa.integrity.campaign.distributions import SMOOTH
-from proa.integrity.campaign.operators import MAIN
+from proa.integrity.campaign.faults import ELEMENTS, FAULTS
+from proa.integrity.campaign.rows import FINAL, REPEATED
 
 CLEAN_CHECKS_MIN = 1_000_000
+# Fewer swaps or pairs in a cell tell little of a rate of PAIRS_MIN: four of these may be missed.
+PAIRS_TRIED_MIN = 4_000
 VISIBLE_MIN, PAIRS_MIN, LOCATED_MIN = 0.97, 0.999, 0.99
 ACTIVATIONS = "activations"  # the distribution of a model's own layers
 _ALWAYS = (
@@ -75,16 +77,13 @@ def objects(findings: Iterable[Finding]) -> list[dict[str, Any]]:
 
 
 def brief(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """The same counts in little: no parts, rates and bits; the faults of a site as one, `all`, for
-    operators beside the main one, and for what is stored beside products."""
-    aside = ("checksum", "norms", "output")
-    whole = [one.layer or (one.operator == MAIN and one.site not in aside) for one in findings]
-    pooled = [
-        one if kept else replace(one, fault="all")
-        for one, kept in zip(findings, whole, strict=True)
-    ]
-    kept = ("dtype", "distribution", "op", "scheme", "site", "fault", "cleared", *_ALWAYS)
-    return [{name: one[name] for name in kept if name in one} for one in objects(pooled)]
+    """The same objects in little: their counts alone, without parts, rates and bits."""
+    kept = (
+        *("dtype", "distribution", "op", "scheme", "site", "fault", "cleared"),
+        *_ALWAYS,
+        *("located_of", "hidden", "hidden_detected"),
+    )
+    return [{name: one[name] for name in kept if name in one} for one in objects(findings)]
 
 
 def rates(counts: Counts) -> dict[str, list[float]]:
@@ -112,26 +111,30 @@ def _part(part: Finding) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Must:
-    """Something that must hold. `met` None: not enough was measured to tell."""
+    """Something that must hold. `met` None: not enough was measured to tell. `reason`: why it is
+    missed, where the findings themselves show it: the limit that a check needs hides the rest."""
 
     name: str
     measured: str
     met: bool | None
+    reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "measured": self.measured, "met": self.met}
+        tree = {"name": self.name, "measured": self.measured, "met": self.met}
+        return {**tree, "reason": self.reason} if self.reason else tree
 
 
 def musts(findings: Sequence[Finding]) -> list[Must]:
     """What must hold of the check of matrix products, as far as these findings can tell."""
     found = [_no_false_positives(findings)]
-    for make in (_visible, _large, _pairs, _located, _bit_equal, _harmless):
+    for make in (_visible, _large, _repeated, _pairs, _located, _bit_equal, _harmless):
         found += make(findings)
     return found
 
 
 def failed(found: Iterable[Must]) -> list[Must]:
-    return [one for one in found if one.met is False]
+    """Those that are missed and nothing explains."""
+    return [one for one in found if one.met is False and not one.reason]
 
 
 def _no_false_positives(findings: Sequence[Finding]) -> Must:
@@ -149,11 +152,17 @@ def _flips(
     findings: Sequence[Finding], kinds: Iterable[str], faults: Iterable[str]
 ) -> list[Finding]:
     """In accumulators, of synthetic matrices, after the whole sum; scheme row alone."""
+    return [one for one in _broken(findings, kinds, faults) if one.moment == FINAL]
+
+
+def _broken(
+    findings: Sequence[Finding], kinds: Iterable[str], faults: Iterable[str]
+) -> list[Finding]:
+    """The same at any moment."""
     return [
         one
         for one in findings
         if one.site == "accumulator"
-        and one.moment == FINAL
         and one.distribution in kinds
         and one.fault in faults
         and one.scheme == "row"
@@ -172,18 +181,69 @@ def _visible(findings: Sequence[Finding]) -> list[Must]:
 
 
 def _large(findings: Sequence[Finding]) -> list[Must]:
-    chosen = _flips(findings, SMOOTH, ("bit",))
-    name = f"errors above 1e-3 sigma found: all, on {', '.join(SMOOTH)}"
-    return _pooled(name, chosen, lambda c: (c.large_detected, c.large), 1.0)
+    """Early, midway, late and after the whole sum. A single wrong element moves the first sum by
+    all of its error: nothing excuses a miss. Several may cancel."""
+    made = []
+    for fault in FAULTS:
+        chosen = [one for one in _broken(findings, SMOOTH, (fault,)) if one.moment != REPEATED]
+        counts = total(one.counts for one in chosen)
+        name = f"{fault}: errors above 1e-3 sigma found, all"
+        made += _all_large(name, counts, LIMIT_HIDES if fault not in ELEMENTS else "")
+    return made
+
+
+def _repeated(findings: Sequence[Finding]) -> list[Must]:
+    chosen = [one for one in _broken(findings, SMOOTH, FAULTS) if one.moment == REPEATED]
+    name = "repeated: errors above 1e-3 sigma found, all"
+    return _all_large(name, total(one.counts for one in chosen), LOOKS_LIKE_ROUNDING)
+
+
+LIMIT_HIDES = "move neither sum beyond its limit and what rounding takes of it"
+LOOKS_LIKE_ROUNDING = (
+    "come out the same twice, and lie within what rounding may do at most or move neither sum"
+    " beyond its limit"
+)
+
+
+def _all_large(name: str, counts: Counts, why: str) -> list[Must]:
+    """All of the large ones; `why` some that the limit hides may be missed, empty: none may."""
+    if not counts.large:
+        return []
+    measured = f"{counts.large_detected:,} of {counts.large:,}"
+    missed = counts.large - counts.large_detected
+    explained = bool(why) and 0 < missed == counts.large_hidden
+    return [Must(name, measured, not missed, f"the {missed:,} {why}" if explained else "")]
 
 
 def _pairs(findings: Sequence[Finding]) -> list[Must]:
     made = []
     for fault in ("swap", "pair"):
-        chosen = _flips(findings, SMOOTH, (fault,))
-        name = f"{fault}s found: {PAIRS_MIN:.1%}, on {', '.join(SMOOTH)}"
-        made += _pooled(name, chosen, lambda c: (c.detected, c.injected), PAIRS_MIN)
+        tried = [one for one in _flips(findings, SMOOTH, (fault,)) if one.counts.injected]
+        enough = [one for one in tried if one.counts.injected >= PAIRS_TRIED_MIN]
+        if tried:
+            made.append(_worst_pairs(fault, enough or tried))
     return made
+
+
+def _worst_pairs(fault: str, tried: Sequence[Finding]) -> Must:
+    """The cell of which the least was found. A miss that the limit explains is no chance."""
+    one = min(tried, key=lambda one: share(one.counts.detected, one.counts.injected))
+    part, whole = one.counts.detected, one.counts.injected
+    name = f"{fault}s found: {PAIRS_MIN:.1%} of each dtype, distribution and K"
+    measured = (
+        f"least {_floor(part, whole)} ({part:,} of {whole:,}: {one.op}, {one.dtype},"
+        f" {one.distribution}, K={one.inner})"
+    )
+    missed, hidden = whole - part, one.counts.hidden - one.counts.hidden_detected
+    met = reached(part, whole, PAIRS_MIN)
+    if met is not True and whole >= PAIRS_TRIED_MIN and missed == hidden:
+        return Must(name, measured, False, f"the {missed:,} {LIMIT_HIDES}")
+    return Must(name, measured, met)
+
+
+def _floor(part: int, whole: int) -> str:
+    """Per cent, rounded down: 99.9 % is that much at least."""
+    return f"{int(10_000 * part / whole) / 100:.2f}%"
 
 
 def _located(findings: Sequence[Finding]) -> list[Must]:

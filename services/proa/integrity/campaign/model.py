@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from proa.errors import InvalidRequest
 from proa.integrity.campaign.answers import changes
-from proa.integrity.campaign.cells import ALWAYS, FINAL, MOMENTS, seed_of
+from proa.integrity.campaign.cells import seed_of
 from proa.integrity.campaign.counts import Counts
 from proa.integrity.campaign.distributions import DTYPES
 from proa.integrity.campaign.faults import ELEMENTS, FAULTS, possible
@@ -28,6 +28,7 @@ from proa.integrity.campaign.layers import Checked, Protected
 from proa.integrity.campaign.machine import machine
 from proa.integrity.campaign.operators import Result
 from proa.integrity.campaign.report import Report
+from proa.integrity.campaign.rows import ALWAYS, FINAL, MOMENTS
 from proa.integrity.campaign.synthetic import JOURNAL_FILE, Tell
 from proa.integrity.campaign.trial import STORED, Trial, Unit
 from proa_kernels import Layer

@@ -26,6 +26,7 @@ Change = Callable[[torch.Tensor], torch.Tensor]  # clean rows [M, N] -> faulty o
 Call = Callable[[], Result]
 PLACES = 8  # of a synthetic convolution's output, in each direction
 TAPS = 3
+HEAD = 64  # width of a synthetic query and key
 _CONV: dict[str, Any] = {
     "stride": [1, 1],
     "padding": [1, 1, 1, 1],
@@ -49,7 +50,8 @@ class Layout:
 @dataclass(frozen=True)
 class Operator:
     """`take`: what is kept of the weight offline, and `stored` the sites of those tensors.
-    `call(x, weight, constants, correct)` gives output and verdict."""
+    `call(x, weight, constants, correct)` gives output and verdict. `product`: which of the products
+    of a call gives the output, and `steps` the sites of those before it."""
 
     op: str
     scheme: str
@@ -57,6 +59,8 @@ class Operator:
     stored: tuple[str, ...]
     take: Callable[[torch.Tensor], Constants]
     call: Callable[[torch.Tensor, torch.Tensor, Constants, bool], Result]
+    product: int = 0
+    steps: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -82,6 +86,20 @@ def _patches(x: torch.Tensor, weight: torch.Tensor) -> Operands:
     return patches.transpose(1, 2).flatten(0, 1), weight.flatten(1)
 
 
+def _heads(kind: str, sizes: Sizes, dtype: torch.dtype, seed: int) -> Operands:
+    """Queries `[M, HEAD]`; keys and values of K places side by side, `[K, HEAD + N]`."""
+    rows, outputs, inner = sizes
+    query, key = operands(kind, (rows, inner, HEAD), dtype, seed=seed)
+    _, value = operands(kind, (1, outputs, inner), dtype, seed=seed + 1)
+    return query, torch.cat([key, value.T], 1)
+
+
+def _shares(query: torch.Tensor, both: torch.Tensor) -> Operands:
+    """The last product of attention: softmax times values."""
+    scores = query.float() @ both[:, :HEAD].float().T / HEAD**0.5
+    return scores.softmax(1), both[:, HEAD:].T
+
+
 def _four_rows(x: torch.Tensor, at: int) -> tuple[torch.Tensor, int]:
     return x[[(at + step) % len(x) for step in range(4)]], 4
 
@@ -91,6 +109,7 @@ def _one_image(x: torch.Tensor, at: int) -> tuple[torch.Tensor, int]:
 
 
 LINEAR = Layout(_matrices, lambda x, weight: (x, weight), _four_rows, -1)
+ATTENTION = Layout(_heads, _shares, _four_rows, -1)
 CONV = Layout(_images, _patches, _one_image, 1)
 
 
@@ -140,6 +159,18 @@ def _bmm(name: str) -> Callable[[torch.Tensor, torch.Tensor, Constants, bool], R
     return call
 
 
+def _attention(name: str) -> Callable[[torch.Tensor, torch.Tensor, Constants, bool], Result]:
+    def call(query: torch.Tensor, both: torch.Tensor, _: Constants, correct: bool) -> Result:
+        """One head."""
+        out, verdict = getattr(torch.ops.proa, name)(
+            query[None], both[None, :, :HEAD], both[None, :, HEAD:], None,
+            causal=False, scale=None, correct=correct,
+        )  # fmt: skip
+        return out[0], verdict
+
+    return call
+
+
 _KEPT = ("checksum", "norms")
 OPERATORS: dict[str, Operator] = {
     one.name: one
@@ -149,8 +180,13 @@ OPERATORS: dict[str, Operator] = {
         Operator("conv2d", "row", CONV, _KEPT, _take_conv, _conv("checked_conv2d")),
         Operator("conv2d", "dup", CONV, (), _take_nothing, _conv("dup_conv2d")),
         Operator("bmm", "row", LINEAR, (), _take_nothing, _bmm("checked_bmm")),
+        Operator(
+            "attention", "row", ATTENTION, (), _take_nothing, _attention("checked_attention"),
+            product=2, steps=("scores", "softmax"),
+        ),
+        Operator("attention", "dup", ATTENTION, (), _take_nothing, _attention("dup_attention")),
     )
-}
+}  # fmt: skip
 MAIN = "linear.row"  # whose cells are the most
 
 

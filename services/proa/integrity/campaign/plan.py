@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
-from proa.integrity.campaign.cells import ALWAYS, FINAL, MOMENTS, REPEATED, Cell
+from proa.integrity.campaign.cells import Cell
 from proa.integrity.campaign.distributions import DEGENERATE, DTYPES, REGULAR
 from proa.integrity.campaign.faults import ELEMENTS, FAULTS
 from proa.integrity.campaign.operators import MAIN, OPERATORS
+from proa.integrity.campaign.rows import ALWAYS, FINAL, MOMENTS, REPEATED
 
+_OFTEN = ("bit", "swap", "pair")  # whose rates are to be known within a tenth of a per cent
 Shape = tuple[int, int, int, int]  # M, N, K, rounds
 
 
 @dataclass(frozen=True)
 class Size:
     """How much of everything. `inners`: K of faults in accumulators; `inner`: K of all others.
-    `bit_rounds`, `rounds`: times `rows` faults of single bits, of all other kinds. `singles`:
-    faults tried one by one, of each kind and round; `stored`: of weights and checksums;
+    `bit_rounds`, `rounds`: times `rows` faults of single bits, swaps and pairs, of all other kinds.
+    `singles`: faults tried one by one, of each kind and round; `stored`: of weights and checksums;
     `mid_sum`: kinds of faults on the way to the whole sum."""
 
     inners: tuple[int, ...]
@@ -127,17 +130,25 @@ def _faulty(size: Size, of: _Of) -> Iterator[Cell]:
     rows, singles = size.rows, size.singles
     for inner in size.inners:
         for fault in FAULTS:
-            rounds = size.bit_rounds if fault == "bit" else size.rounds
+            rounds = size.bit_rounds if fault in _OFTEN else size.rounds
             yield of.cell(
                 inner, "accumulator", fault, FINAL, rows=rows, rounds=rounds, singles=singles
             )
     inner = size.inner
     for fault in FAULTS:
         yield of.cell(inner, "accumulator", fault, REPEATED, rows=rows, singles=4 * singles)
+    for step, fault in product(OPERATORS[of.operator].steps, FAULTS):
+        yield of.cell(inner, step, fault, FINAL, rows=rows, singles=max(singles, size.stored // 4))
     for moment in MOMENTS:
         for site in ("accumulator", "operand", "operand-weight"):
             for fault in size.mid_sum if site == "accumulator" else _elements(size.mid_sum):
                 yield of.cell(inner, site, fault, moment, rows=rows)
+    yield from _stored(size, of)
+
+
+def _stored(size: Size, of: _Of) -> Iterator[Cell]:
+    """In memory: outputs after their check, weights and what is kept of them."""
+    rows, inner = size.rows, size.inner
     for fault in ELEMENTS:
         yield of.cell(inner, "output", fault, FINAL, rows=rows)
     for site in ("weight", *OPERATORS[of.operator].stored):

@@ -83,6 +83,8 @@ def markdown(report: Report) -> str:
 
 
 def verdict_of(must: Must) -> str:
+    if must.reason:
+        return f"missed: {must.reason}"
     return {True: "met", False: "NOT MET", None: "too little to tell"}[must.met]
 
 

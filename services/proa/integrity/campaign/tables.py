@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from proa.integrity.campaign.cells import FINAL, MOMENTS, REPEATED
 from proa.integrity.campaign.counts import Counts, bound, total, wilson
 from proa.integrity.campaign.distributions import DTYPES, SMOOTH
 from proa.integrity.campaign.faults import FAULTS
 from proa.integrity.campaign.findings import Finding
+from proa.integrity.campaign.limit import CLEAR
 from proa.integrity.campaign.operators import MAIN
+from proa.integrity.campaign.rows import FINAL, MOMENTS, REPEATED
 
 T = TypeVar("T")
 NONE = "-"  # nothing was tried
@@ -37,6 +38,7 @@ def tables(findings: Sequence[Finding]) -> list[Table]:
         _flips(main),
         *_bits(main),
         _kinds(main),
+        _hidden(main),
         _moments(main),
         _sites(main),
         _others([one for one in findings if one not in main]),
@@ -149,6 +151,40 @@ def _kinds(findings: Sequence[Finding]) -> Table:
     note = f"In accumulators, after the whole sum; data: {_data(chosen)}."
     columns = ("fault", "dtype", "injected", "found %", "visible found %", "located %")
     return Table("Faults by kind", note, columns, tuple(rows))
+
+
+def _hidden(findings: Sequence[Finding]) -> Table:
+    """Of what several elements have wrong, the errors may cancel in both sums."""
+    chosen = [
+        one
+        for one in findings
+        if (one.site, one.moment) == ("accumulator", FINAL) and _typical(one) and not one.layer
+    ]
+    chosen = [one for one in chosen if one.fault in ("swap", "pair")]
+    rows = []
+    for (fault, inner), group in _by(chosen, lambda one: (one.fault, one.inner)):
+        counts = total(one.counts for one in group)
+        clear = counts.injected - counts.hidden
+        found = counts.detected - counts.hidden_detected
+        least = min(
+            per_cent(mine.detected, mine.injected)
+            for _, some in _by(group, lambda one: one.dtype)
+            for mine in [total(one.counts for one in some)]
+        )
+        rows.append(
+            (
+                fault, str(inner), f"{counts.injected:,}",
+                with_interval(counts.detected, counts.injected), least,
+                f"{found:,} of {clear:,}",
+            )
+        )  # fmt: skip
+    rows.sort(key=lambda row: (row[0], int(row[1])))
+    note = (
+        f"After the whole sum; data: {_data(chosen)}. Clear of the limit: that move one of the two"
+        f" sums by more than {CLEAR:g} limits, the limit and what rounding takes of it at most."
+    )
+    columns = ("fault", "K", "injected", "found %", "least dtype %", "found of those clear of it")
+    return Table("Swaps and pairs", note, columns, tuple(rows))
 
 
 def _moments(findings: Sequence[Finding]) -> Table:

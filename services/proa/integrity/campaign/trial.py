@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from proa.integrity.campaign.cells import ALWAYS, LARGE, OneRow
+from proa.integrity.campaign.cells import LARGE
 from proa.integrity.campaign.counts import Counts
 from proa.integrity.campaign.faults import MANY, Corrupted, corrupt, differs, possible, width_of
 from proa.integrity.campaign.layers import Answers, Checked
 from proa.integrity.campaign.operators import Broken, Result, broken, undisturbed
+from proa.integrity.campaign.rows import ALWAYS, OneRow
 
 STORED = {"columns": "checksum", "scales": "norms"}  # operator's argument -> site
 
