@@ -50,10 +50,11 @@ def _cost(rows: Sequence[Row]) -> list[str]:
             " redis-py, one pipeline per server, no checks, no atomic view, no optimiser. Medians"
             " over turns; ratios are medians of those of each turn. Bytes per row of a push's"
             " messages, without acknowledgements; memory against the same store at r = 0."
+            " [What costs what](../store.md#what-it-costs)."
         ),
         _table(head, table),
-        _aim("pull against HMGET", worst_pull, PULL_AIM, _share),
-        _aim("push at r = 1 against r = 0", min(single), PUSH_AIM, _share) if single else "",
+        _aim("pull against HMGET, all cases", worst_pull, PULL_AIM, _exact),
+        _aim("push at r = 1 against r = 0", min(single), PUSH_AIM, _exact) if single else "",
     ]
 
 
@@ -129,7 +130,7 @@ def _curve(curve: Sequence[Row]) -> list[str]:
             " acknowledgement after the kill until everything is redundant again."
         ),
         _table(head, table),
-        _aim("drop at the best rate", min(known), DROP_AIM, _share, most=True) if known else "",
+        _aim("drop at the best rate", min(known), DROP_AIM, _exact, most=True) if known else "",
     ]
 
 
@@ -174,6 +175,10 @@ def _count(value: float) -> str:
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.0f} %"
+
+
+def _exact(value: float) -> str:
+    return f"{100 * value:.1f} %"
 
 
 def _times(value: float) -> str:
