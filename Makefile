@@ -12,7 +12,7 @@ TORCH_INDEX ?=
 ARGS ?=
 
 # Processes that share the tests; those that judge latencies (mark `alone`) come afterwards.
-JOBS ?= 2
+JOBS ?= 3
 
 # Where images belong; their tag (default: the version); Triton's own image, to build the GPU
 # worker too.
