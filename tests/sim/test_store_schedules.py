@@ -85,6 +85,13 @@ def test_ten_thousand_random_schedules_keep_every_promise(part: int):
         assert covered[corner] > count / 500, (corner, covered)
 
 
+@pytest.mark.parametrize("seed", [5013198, 5033742])
+def test_a_row_that_rots_while_a_shard_begins_harms_nothing(seed: int):
+    """Its block was reset, and then written again as it had been; or never known to be empty."""
+    failures, _ = play(range(seed, seed + 1))
+    assert not failures
+
+
 @pytest.mark.parametrize(
     "mix", [GHOSTS, LATE_PARITY, HALF_SENT, LONG], ids=["ghosts", "late", "half", "long"]
 )

@@ -183,7 +183,7 @@ class Agent:
         if grant.nonce != self.nonce or self.epoch:
             return
         self.epoch, self.map = grant.epoch, grant.map
-        self._prepare(iter(self.parity.start(grant)), grant)
+        self._prepare(self.parity.start(grant), grant)
 
     def _prepare(self, todo: Iterator[Write], grant: ms.Grant) -> None:
         """In parts, and the stamp when the disk has all of them."""

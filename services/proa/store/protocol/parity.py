@@ -7,7 +7,7 @@ Memory runs ahead of the disk; whatever is said to others is said when the disk 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -73,28 +73,32 @@ class Parity:
                 source = layout.shard_of(coded.stripe, position)
                 self._places.setdefault(source, []).append(Place(coded, position))
 
-    def start(self, grant: ms.Grant) -> list[Write]:
-        """The shard runs under `grant.epoch`. What must be on the disk before anything else."""
+    def start(self, grant: ms.Grant) -> Iterator[Write]:
+        """The shard runs under `grant.epoch`. What must be on the disk before anything else; each
+        write is as things are when it is taken: some blocks may have been reset by then."""
         self.stamp = grant.epoch
         self.learn(grant.map)
-        writes: list[Write] = [FenceWrite(s, epoch) for s, epoch in self.fences.items()]
         if grant.trusted and not grant.first:
-            new = [coded for coded in self.blocks.values() if not coded.term]
-            for coded in new:  # a stripe that was added and of which nothing came yet
-                coded.term = first_term(grant.epoch)
-            resets = (StripeWrite(coded.stripe, coded.meta(), reset=True) for coded in new)
-            return [*writes, *resets]
-        for coded in self.blocks.values():
-            coded.term = first_term(grant.epoch)
-            members = range(self.layout.k)
+            # Stripes that were added and of which nothing came yet.
+            begun = [coded for coded in self.blocks.values() if not coded.term]
+        else:
+            begun = list(self.blocks.values())
+        for coded in begun:
+            coded.term, coded.emptied = first_term(grant.epoch), True  # of a reset: with its write
             coded.vector = (
-                {i: Applied(0, 0, joined=True) for i in members}
+                {i: Applied(0, 0, joined=True) for i in range(self.layout.k)}
                 if grant.first
                 else {i: replace(a, joined=False) for i, a in coded.vector.items()}
             )
             self._note_whole(coded)
-            writes.append(StripeWrite(coded.stripe, coded.meta(), reset=not coded.vector))
-        return writes
+        return self._begun(begun, first_term(grant.epoch))
+
+    def _begun(self, begun: list[Coded], term: int) -> Iterator[Write]:
+        for source in list(self.fences):
+            yield FenceWrite(source, self.fences[source])
+        for coded in begun:
+            if coded.term == term:  # else its reset is on its way, and this would undo it
+                yield StripeWrite(coded.stripe, coded.meta(), reset=not coded.vector)
 
     def _note_whole(self, coded: Coded) -> None:
         if coded.is_whole(self.layout.k):
