@@ -25,6 +25,7 @@ from abft_gpu_rows import gpu_cells, gpu_rows
 from abft_networks import NETWORKS
 from abft_page import page
 
+from proa.integrity.campaign.report import json_lines
 from proa.integrity.profile.layers import calls_of, example_inputs, products_of
 from proa.integrity.profile.machine import device_of
 from proa.integrity.profile.timing import CpuTimer, Effort, Timing, paired
@@ -155,18 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _write(rows: Rows, coverage: Rows, run: Mapping[str, Any], folder: Path) -> None:
     tree = merged(rows, coverage, run, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "abft.json").write_text(_lines(tree), encoding="utf-8")
+    (folder / "abft.json").write_text(json_lines(tree, ("rows", "campaign")), encoding="utf-8")
     (folder / "abft.md").write_text(page(tree), encoding="utf-8")
-
-
-def _lines(tree: Mapping[str, Any]) -> str:
-    """JSON with a row, or an object of the campaign, on each line."""
-    long = ("rows", "campaign")
-    head = json.dumps({key: tree[key] for key in tree if key not in long}, indent=1)[:-2]
-    for key in long:
-        body = ",\n".join(json.dumps(row, separators=(",", ":")) for row in tree[key])
-        head += f',\n "{key}": [\n{body}\n]'
-    return head + "}\n"
 
 
 def _measured(args: argparse.Namespace) -> Iterator[tuple[Rows, Rows, dict[str, Any]]]:

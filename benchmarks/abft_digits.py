@@ -22,7 +22,7 @@ from typing import Any
 from proa.integrity.campaign.counts import total
 from proa.integrity.campaign.findings import brief
 from proa.integrity.campaign.model import Model, run_model
-from proa.integrity.campaign.report import Report, describe
+from proa.integrity.campaign.report import Report, describe, drawn, json_lines
 from proa.integrity.campaign.synthetic import one_thread
 from proa.integrity.campaign.tables import Table, tables, with_interval
 from proa.train import data, digits
@@ -86,10 +86,7 @@ def add(report: Report, folder: Path) -> None:
     tree["model"] = {
         "about": dict(report.about), "sites": _sites(report), "critical": list(report.critical),
     }  # fmt: skip
-    # One object a line, as in the file that it came from.
-    head = json.dumps(tree, indent=1)[:-2]
-    body = ",\n".join(json.dumps(cell, separators=(",", ":")) for cell in [*kept, *cells])
-    path.write_text(f'{head},\n "campaign": [\n{body}\n]}}\n', encoding="utf-8")
+    path.write_text(json_lines({**tree, "campaign": [*kept, *cells]}), encoding="utf-8")
     page = path.with_suffix(".md")
     before = page.read_text(encoding="utf-8").partition(f"\n{HEADING}\n")[0]
     page.write_text(f"{before.rstrip()}\n\n{section(report)}", encoding="utf-8")
@@ -120,7 +117,7 @@ def section(report: Report) -> str:
         " those of them that no check found. An output is not looked at after its check, by design."
     )
     lines += ["", note, ""]
-    lines += _drawn(("site", "injected", "visible", "visible found %", "answers", "critical"), [
+    lines += drawn(("site", "injected", "visible", "visible found %", "answers", "critical"), [
         (
             one["site"], f"{one['injected']:,}", f"{one['visible']:,}",
             with_interval(one["visible_detected"], one["visible"]), f"{one['answers']:,}",
@@ -129,7 +126,7 @@ def section(report: Report) -> str:
         for one in _sites(report)
     ])  # fmt: skip
     layers = _layers(report)
-    lines += ["", layers.note, "", *_drawn(layers.columns, layers.rows)]
+    lines += ["", layers.note, "", *drawn(layers.columns, layers.rows)]
     listed = sorted(report.critical, key=lambda one: one["site"] == "output")
     lines += ["", "### Undetected and critical", ""]
     lines += [f"- {describe(one)}" for one in listed[:LISTED_MAX]] or ["None."]
@@ -140,15 +137,6 @@ def section(report: Report) -> str:
 
 def _layers(report: Report) -> Table:
     return next(table for table in tables(report.findings) if table.title == "Layers")
-
-
-def _drawn(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    rule = "|" + "---|" * len(head)
-    return [_row(head), rule, *(_row(row) for row in rows)]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

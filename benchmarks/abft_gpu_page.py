@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from abft_gpu_rows import COMMAND, DTYPES, FORMS, PRODUCT, SCHEMES
-from abft_text import number, percent, share, table, verdict
 from gpu_abft.shapes import PAPER_T4, networks
+from page_text import number, percent, share, table, verdict
 
 NETWORK_MAX, DECODE_MAX = 5.0, 2.5  # per cent, of the guided choice
 CLEAN_CHECKS_MIN = 10_000_000

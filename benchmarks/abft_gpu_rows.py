@@ -3,7 +3,7 @@ was not measured says so, with its command and beside the paper's figures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpu_abft.shapes import PAPER_T4, networks
@@ -72,12 +72,7 @@ def gpu_cells(record: Record) -> list[Row]:
         }
         for one in record.get("calibration", [])
     ]  # fmt: skip
-    return [_cell(one, device) for one in _flat([clean, record.get("campaign", [])])]
-
-
-def _flat(groups: Sequence[Sequence[Row]]) -> Iterator[Row]:
-    for group in groups:
-        yield from group
+    return [_cell(one, device) for one in [*clean, *record.get("campaign", [])]]
 
 
 def _cell(one: Row, device: str) -> Row:

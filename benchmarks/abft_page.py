@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from abft_gpu_page import gpu_parts
-from abft_text import share, table, verdict
+from page_text import share, table, verdict
 
 WHOLE, LIMIT = "all", 0.15
 LIMITED = (("resnet-50", 8), ("transformer-block", 8))

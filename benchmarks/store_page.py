@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from page_text import table as drawn
 
 Row = Mapping[str, Any]
 PULL_AIM, PUSH_AIM, SPEEDUP_AIM, DROP_AIM = 0.8, 0.4, 9.8, 0.13
@@ -52,7 +54,7 @@ def _cost(rows: Sequence[Row]) -> list[str]:
             " messages, without acknowledgements; memory against the same store at r = 0."
             " [What costs what](../store.md#what-it-costs)."
         ),
-        _table(head, table),
+        drawn(head, table),
         _aim("pull against HMGET, all cases", worst_pull, PULL_AIM, _exact),
         _aim("push at r = 1 against r = 0", min(single), PUSH_AIM, _exact) if single else "",
     ]
@@ -89,7 +91,7 @@ def _recovery(rows: Sequence[Row]) -> list[str]:
             " everything read back from a file, then half of Young's interval at an MTBF of 20 h"
             " trained again."
         ),
-        _table(head, table),
+        drawn(head, table),
     ]
     if real:
         parts.append(
@@ -129,7 +131,7 @@ def _curve(curve: Sequence[Row]) -> list[str]:
             " it stands for a trainer that computes elsewhere. Drop: from the first"
             " acknowledgement after the kill until everything is redundant again."
         ),
-        _table(head, table),
+        drawn(head, table),
         _aim("drop at the best rate", min(known), DROP_AIM, _exact, most=True) if known else "",
     ]
 
@@ -154,7 +156,7 @@ def _model(rows: Sequence[Row]) -> list[str]:
             "Not measured: one of 16 nodes with 8 shards each is lost, 25 Gb/s, checkpoints at"
             " 1.25 GB/s, MTBF 20 h; rows rebuilt per second and shard as measured above."
         ),
-        _table(head, table),
+        drawn(head, table),
     ]
 
 
@@ -162,11 +164,6 @@ def _aim(what: str, value: float, aim: float, show: Any, *, most: bool = False) 
     met = value <= aim if most else value >= aim
     limit = "at most" if most else "at least"
     return f"- {what}, {limit} {show(aim)}: {'met' if met else 'missed'}, {show(value)}."
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def _count(value: float) -> str:

@@ -107,7 +107,7 @@ class ParityStore:
             self._settle()
             return
         sums = {
-            name: _summed(*(np.concatenate(some) for some in zip(*parts, strict=True)))
+            name: sum_duplicates(*(np.concatenate(some) for some in zip(*parts, strict=True)))
             for name, parts in self._gathered.items()
         }
 
@@ -203,11 +203,6 @@ class ParityStore:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-def _summed(ids: Ids, gradients: Rows) -> tuple[Ids, Rows]:
-    with np.errstate(over="ignore", invalid="ignore"):  # refused by name when it is pushed
-        return sum_duplicates(ids, gradients)
 
 
 class StoreTable:

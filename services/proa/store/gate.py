@@ -191,6 +191,5 @@ def _sum(block: Block, parts: list[ms.Part]) -> ms.Part:
     if any(part.payload.shape[1] % 4 for part in parts):
         raise InvalidRequest(f"{block}: whole rows of several workers have no sum")
     gradients = np.concatenate([part.payload for part in parts]).view(np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):  # refused by name: see StepGate
-        rows, total = sum_duplicates(np.concatenate([part.rows for part in parts]), gradients)
+    rows, total = sum_duplicates(np.concatenate([part.rows for part in parts]), gradients)
     return ms.Part(block, rows, total.view(np.uint8))

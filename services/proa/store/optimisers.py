@@ -227,7 +227,8 @@ def _row_sums(values: Floats) -> Floats:
 
 def sum_duplicates(ids: Ids, gradients: Floats) -> tuple[Ids, Floats]:
     """Ascending unique ids, and per id the sum of its rows of `gradients` in the order in which
-    they come: any other order would give other bits."""
+    they come: any other order would give other bits. A sum that overflows is for
+    `check_gradients` to refuse, by name."""
     unique, inverse = np.unique(ids, return_inverse=True)
     if len(unique) == len(ids):
         sums = np.empty_like(gradients, np.float32)
@@ -238,9 +239,10 @@ def sum_duplicates(ids: Ids, gradients: Floats) -> tuple[Ids, Floats]:
     starts = np.searchsorted(inverse[order], np.arange(len(unique) + 1))
     counts = np.diff(starts)
     # The n-th occurrences of all ids at a time, while that is many.
-    for turn in range(int(counts.max())):
-        has = np.flatnonzero(counts > turn)
-        sums[has] += gradients[order[starts[has] + turn]]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for turn in range(int(counts.max())):
+            has = np.flatnonzero(counts > turn)
+            sums[has] += gradients[order[starts[has] + turn]]
     return unique, sums
 
 

@@ -17,6 +17,7 @@ from proa.store.hold import Hold
 from proa.store.post import Receive, deliver
 from proa.store.protocol import messages as ms
 from proa.store.protocol.actions import Paced, Phase
+from proa.store.protocol.agent import Agent
 from proa.store.scrub import Scrub
 from proa.store.shell import PushAnswer, Shell
 
@@ -88,9 +89,7 @@ class AgentService(PeerService):
         request: store_pb2.FlushRequest,  # noqa: ARG002
         context: Context,  # noqa: ARG002
     ) -> store_pb2.FlushResponse:
-        agent = self._shell.agent
-        if agent is None or agent.phase is not Phase.OPEN:
-            raise Unavailable(f"shard {self._shell.shard} does not serve")
+        agent = self._serving()
         state = agent.owner.state
         ahead = state.ahead()
         while ahead := state.still_ahead(ahead):
@@ -150,9 +149,7 @@ class AgentService(PeerService):
         request: store_pb2.BeginSessionRequest,
         context: Context,  # noqa: ARG002
     ) -> store_pb2.BeginSessionResponse:
-        agent, session = self._shell.agent, request.session
-        if agent is None or agent.phase is not Phase.OPEN:
-            raise Unavailable(f"shard {self._shell.shard} does not serve")
+        agent, session = self._serving(), request.session
         if request.epoch != agent.epoch:
             raise StaleMap(
                 f"epoch = {request.epoch}: shard {self._shell.shard} is in epoch {agent.epoch}",
@@ -165,6 +162,12 @@ class AgentService(PeerService):
                 raise InvalidRequest(f"begin = {request.begin}: step {found - 1} is known already")
             self._gate.begin(session, request.members, request.worker, request.process)
         return store_pb2.BeginSessionResponse(next=found)
+
+    def _serving(self) -> Agent:
+        agent = self._shell.agent
+        if agent is None or agent.phase is not Phase.OPEN:
+            raise Unavailable(f"shard {self._shell.shard} does not serve")
+        return agent
 
     async def _pushed(self, push: ms.Push, request: store_pb2.PushBlocksRequest) -> PushAnswer:
         refused = self._shell.refusal(push)

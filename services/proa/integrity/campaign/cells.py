@@ -173,13 +173,18 @@ def _count_rows(done: Broken, case: Case, cell: Cell, found: Counts) -> None:
         _add_bits(found, done, detected, case.x.dtype)
 
 
+def _is_large(clean: torch.Tensor, faulty: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Rows with a difference above LARGE; NaN and Inf are above it."""
+    return ~((faulty.float() - clean.float()).abs() <= LARGE * sigma).all(-1)
+
+
 def _add(
     found: Counts, case: Case, clean: torch.Tensor, faulty: torch.Tensor, detected: torch.Tensor
 ) -> None:
     """Rows of clean and faulty accumulators, and whether each fault was found."""
     hit = differs(faulty, clean).any(1)
     visible = differs(faulty.to(case.x.dtype), clean.to(case.x.dtype)).any(1)
-    large = hit & ~((faulty.float() - clean.float()).abs() <= LARGE * case.sigma).all(1)
+    large = hit & _is_large(clean, faulty, case.sigma)
     found.injected += int(hit.sum())
     found.detected += int(detected.sum())
     found.visible += int(visible.sum())
@@ -193,7 +198,7 @@ def _add_hidden(
 ) -> None:
     """The faults that the limit hides, in all rows of a case's product."""
     hidden = differs(faulty, clean).any(1) & case.limit.hides(clean, faulty)
-    large = ~((faulty.float() - clean.float()).abs() <= LARGE * case.sigma).all(1)
+    large = _is_large(clean, faulty, case.sigma)
     found.hidden += int(hidden.sum())
     found.hidden_detected += int((hidden & detected).sum())
     found.large_hidden += int((hidden & large & ~detected).sum())
@@ -233,12 +238,12 @@ def _add_unseen(
 ) -> None:
     """One that repeats is hidden too where a second look finds it within what rounding may do at
     most (Higham's bound), and clears it."""
-    gap = (done.faulty[row].float() - done.clean[row].float()).abs()
-    if alarm or not bool(differs(done.clean[row], done.faulty[row]).any()):
+    clean, faulty = done.clean[row], done.faulty[row]
+    if alarm or not bool(differs(clean, faulty).any()):
         return
     hidden = done.verdict.cleared > 0 or bool(small.limit.hides(done.clean, done.faulty)[row])
     found.hidden += int(hidden)
-    found.large_hidden += int(hidden and not bool((gap <= LARGE * sigma).all()))
+    found.large_hidden += int(hidden and bool(_is_large(clean, faulty, sigma)))
 
 
 def _in_step(cell: Cell, case: Case, dice: torch.Generator, found: Counts) -> None:
@@ -257,7 +262,7 @@ def _in_step(cell: Cell, case: Case, dice: torch.Generator, found: Counts) -> No
             continue
         alarm = left.verdict.alarms > 0
         visible = bool(differs(left.out, clean).any())
-        large = not bool(((left.out.float() - clean.float()).abs() <= LARGE * case.sigma).all())
+        large = bool(_is_large(clean, left.out, case.sigma).any())
         # Of the step itself: of faults in several tiles of keys the limit may hide some, and the
         # output that follows is neither the clean one nor that of all of them.
         neither = differs(mended.after, mended.faulty) & differs(mended.after, mended.clean)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,35 +45,34 @@ class Report:
 
     def write_json(self, path: Path) -> None:
         """The whole tree."""
-        _write(path, _lines(self.to_dict()))
+        _write(path, json_lines(self.to_dict()))
 
     def write_brief(self, path: Path) -> None:
         """The same with the objects of `findings.brief`."""
-        _write(path, _lines({**self.to_dict(), "campaign": brief(self.findings)}))
+        _write(path, json_lines({**self.to_dict(), "campaign": brief(self.findings)}))
 
     def write_markdown(self, path: Path) -> None:
         _write(path, markdown(self))
 
 
-def _lines(tree: dict[str, Any]) -> str:
-    """JSON with one object of the campaign on each line."""
-    rows = tree.pop("campaign")
-    head = json.dumps(tree, indent=1)[:-2]
-    body = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
-    return f'{head},\n "campaign": [\n{body}\n]}}\n'
+def json_lines(tree: Mapping[str, Any], long: Sequence[str] = ("campaign",)) -> str:
+    """JSON with one object on each line in the lists called `long`, which come last."""
+    text = json.dumps({key: tree[key] for key in tree if key not in long}, indent=1)[:-2]
+    for key in long:
+        body = ",\n".join(json.dumps(row, separators=(",", ":")) for row in tree[key])
+        text += f',\n "{key}": [\n{body}\n]'
+    return text + "}\n"
 
 
 def markdown(report: Report) -> str:
     """The page: what was run, what must hold, the tables, what was critical."""
     lines = ["# Fault campaign", ""]
     lines += [f"- {name}: {value}" for name, value in report.about.items()]
-    lines += ["", "| must hold | measured | |", "|---|---|---|"]
-    lines += [f"| {one.name} | {one.measured} | {verdict_of(one)} |" for one in report.musts]
+    musts = [(one.name, one.measured, verdict_of(one)) for one in report.musts]
+    lines += ["", *drawn(("must hold", "measured", ""), musts)]
     for table in report.tables:
         lines += ["", f"## {table.title}", "", table.note, ""]
-        lines.append(_row(table.columns))
-        lines.append("|" + "---|" * len(table.columns))
-        lines += [_row(cells) for cells in table.rows]
+        lines += drawn(table.columns, table.rows)
     if any(finding.layer for finding in report.findings):
         lines += ["", "## Undetected and critical", ""]
         lines += [f"- {describe(one)}" for one in report.critical[:CRITICAL_SHOWN]] or ["none"]
@@ -96,6 +95,11 @@ def describe(one: Mapping[str, Any]) -> str:
         f" column {one['column']}{bits}; input {one['input']}: answer {one['answer']} became"
         f" {one['became']}, output off by {one['difference']:.3g}"
     )
+
+
+def drawn(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return [_row(head), "|" + "---|" * len(head), *map(_row, rows)]
 
 
 def _row(cells: Sequence[str]) -> str:

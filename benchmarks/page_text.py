@@ -1,4 +1,4 @@
-"""Pieces of the page of results: tables and numbers as text."""
+"""Pieces of the pages of results: tables and numbers as text."""
 
 from __future__ import annotations
 
