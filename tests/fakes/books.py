@@ -38,10 +38,27 @@ class Seen:
     refused: Counter[str] = field(default_factory=Counter)
     answered_while_draining: int = 0
     drills: Counter[str] = field(default_factory=Counter)
+    tied: dict[int, int] = field(default_factory=dict)
+    taken_back: int | None = None
+    ties: Counter[str] = field(default_factory=Counter)
 
     def running(self, worker: str) -> int:
         """How many attempts run on a worker."""
         return sum(1 for where, _ in self.outstanding.values() if where == worker)
+
+    def first_at(self, worker: str) -> int:
+        """The attempt that has been longest at a worker that runs something."""
+        return next(one for one, (where, _) in self.outstanding.items() if where == worker)
+
+    def begun(self, places: int) -> list[int]:
+        """The tied queries that do not wait any longer at a worker with so many places."""
+        found: list[int] = []
+        for query, attempt in self.tied.items():
+            host = self.outstanding[attempt][0]
+            there = [one for one, (where, _) in self.outstanding.items() if where == host]
+            if there.index(attempt) < places:
+                found.append(query)
+        return found
 
     def is_too_late(self, left_s: float, *, waited: bool) -> bool:
         """Whether there was reason to refuse a query, with so much time left, that has waited or

@@ -112,6 +112,20 @@ class Script:
             self.answer(self._warm)
         self.log.clear()
 
+    def straggle(self, times: int = 1, latency_s: float = 0.1) -> None:
+        """So often a query is answered after `latency_s`, and one that was sent later before it."""
+        for _ in range(times):
+            slow, quick = self._warm + 1, self._warm + 2
+            self._warm += 2
+            self.query(slow, key="warm", policy="none")
+            self.advance(SERVICE_S)
+            self.query(quick, key="warm", policy="none")
+            self.advance(SERVICE_S)
+            self.answer(quick)
+            self.advance(latency_s - 2 * SERVICE_S)
+            self.answer(slow)
+        self.log.clear()
+
     # --- what came of it
 
     def every(self, kind: type[A]) -> list[A]:

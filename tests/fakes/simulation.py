@@ -27,7 +27,8 @@ WARM_UP = 0.1
 class Conditions:
     """The world: `slow_pairs` pairs of workers are slow at any time, for episodes of mean
     `episode_s`, in which a computation takes an exponential `extra_s` more. `slow`: how many are so
-    all the time; `killed_at`: when w0 leaves, with what it computes."""
+    all the time; `killed_at`: when w0 leaves, with what it computes; `wire_s`: the way to a worker,
+    and back."""
 
     rate_hz: float
     queries: int = 4000
@@ -41,6 +42,7 @@ class Conditions:
     deadline_s: float = 10.0
     slow: int = 0
     killed_at: float | None = None
+    wire_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,13 @@ class Finished:
 
     worker: str
     took_s: float
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What a frontend sent is at its worker: work, or the id of an attempt to cancel."""
+
+    action: ac.Send | ac.SendParity | ac.Cancel
 
 
 @dataclass
@@ -192,8 +201,12 @@ class Simulation:
         while self._heap:
             self.now, _, frontend, event = heapq.heappop(self._heap)
             if isinstance(event, Finished):
-                frontend, event = self._finished(event)
+                self._finished(event)
+                continue
             assert frontend is not None
+            if isinstance(event, Reached):
+                self._reached(frontend, event.action)
+                continue
             for action in frontend.engine.handle(event, self.now):
                 self._perform(frontend, action)
             depth = sum(one.engine.queue_depth for one in self.frontends)
@@ -203,7 +216,8 @@ class Simulation:
     def _perform(self, frontend: Frontend, action: ac.Action) -> None:
         match action:
             case ac.Send() | ac.SendParity():
-                self._receive(frontend, action)
+                frontend.begin(action.attempt, action.worker, self.now)
+                self._at(self.now + self.world.wire_s, frontend, Reached(action))
             case ac.SetTimer(timer, at):
                 self._at(at, frontend, ev.TimerFired(timer))
             case ac.Decode(group, members, missing):
@@ -218,10 +232,13 @@ class Simulation:
             case ac.Fail(query, status):
                 self.outcome.failures.append((status, self.now - self._arrived_s[query]))
             case ac.Cancel(attempt):
-                self._withdraw(frontend, attempt)
+                frontend.end(attempt)
+                self._at(self.now + self.world.wire_s, frontend, Reached(action))
 
-    def _receive(self, frontend: Frontend, action: ac.Send | ac.SendParity) -> None:
-        frontend.begin(action.attempt, action.worker, self.now)
+    def _reached(self, frontend: Frontend, action: ac.Send | ac.SendParity | ac.Cancel) -> None:
+        if isinstance(action, ac.Cancel):
+            self._withdraw(frontend, action.attempt)
+            return
         waiting = self._devices[action.worker].waiting
         waiting.append((frontend, action))
         if len(waiting) == 1:
@@ -229,7 +246,6 @@ class Simulation:
 
     def _withdraw(self, frontend: Frontend, attempt: int) -> None:
         """What waits at a worker can be cancelled; what it computes cannot."""
-        frontend.end(attempt)
         for device in self._devices.values():
             for one in list(device.waiting)[1:]:
                 if one[0] is frontend and one[1].attempt == attempt:
@@ -243,8 +259,8 @@ class Simulation:
             took_s += extra_s
         self._at(self.now + took_s, None, Finished(worker, took_s))
 
-    def _finished(self, event: Finished) -> tuple[Frontend, ev.Event]:
-        """The worker is free and begins what waits there; the answer to what it has finished."""
+    def _finished(self, event: Finished) -> None:
+        """The worker is free and begins what waits there; it answers what it has finished."""
         device = self._devices[event.worker]
         device.finished += 1
         device.busy_s += event.took_s
@@ -257,9 +273,10 @@ class Simulation:
             report = Report(device.finished, int(device.busy_s * 1e6), self.now)
             meter.take(report, frontend.sent_at[action.attempt])
         frontend.end(action.attempt)
+        answer: ev.Event = ev.ParityAnswered(action.attempt, ok=True)
         if is_query:
-            return frontend, ev.Answered(action.attempt, ok=True, load=meter.share)
-        return frontend, ev.ParityAnswered(action.attempt, ok=True)
+            answer = ev.Answered(action.attempt, ok=True, load=meter.share)
+        self._at(self.now + self.world.wire_s, frontend, answer)
 
     def _is_slow(self, worker: str) -> bool:
         while self._slow_at < len(self._slow) and self._slow[self._slow_at][0] <= self.now:

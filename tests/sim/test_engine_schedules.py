@@ -26,6 +26,7 @@ def play(seeds: range) -> tuple[list[str], Counter[str]]:
         covered.update({f"group {k}": v for k, v in schedule.engine.state.stats.groups.items()})
         covered.update({f"drill {k}": v for k, v in schedule.seen.drills.items()})
         covered.update({f"refused {k}": v for k, v in schedule.seen.refused.items()})
+        covered.update({f"tied {k}": v for k, v in schedule.seen.ties.items()})
         covered["draining"] += schedule.seen.answered_while_draining
         covered["fillers"] += schedule.engine.state.stats.fillers
     return failures, covered
@@ -39,6 +40,6 @@ def test_ten_thousand_random_schedules_keep_every_promise():
     for corner in ("worker", "retry", "replica", "hedge", "reconstructed", "fillers",
                    "fail DEADLINE_EXCEEDED", "fail RESOURCE_EXHAUSTED", "fail CANCELLED",
                    "fail UNAVAILABLE", "refused arrived", "refused waited", "drill worker",
-                   "drill reconstructed", "draining",
+                   "drill reconstructed", "draining", "tied sent", "tied taken back",
                    "group done", "group abandoned"):  # fmt: skip
         assert covered[corner] > 100, (corner, covered)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 from fakes.simulation import Conditions, Outcome, Simulation
@@ -13,6 +14,12 @@ from proa.dispatch import EngineConfig
 
 SEED, QUERIES = 2, 2000
 CALM, BUSY = 270.0, 600.0
+
+
+# 6 workers as in the demo, with the way to a worker and back that a real one has.
+DEMO = Conditions(
+    100.0, QUERIES, workers=6, jitter=0.02, slow_pairs=0, extra_s=0.040, wire_s=0.0025
+)
 
 
 @cache
@@ -78,3 +85,34 @@ def test_auto_does_no_harm_under_load():
     assert auto.quantile_ms(0.99) < 1.1 * none.quantile_ms(0.99)
     assert auto.quantile_ms(0.5) < 1.3 * none.quantile_ms(0.5)
     assert auto.queue_max < 50
+
+
+@cache
+def at_six(policy: str, **changed: float) -> Outcome:
+    config = EngineConfig(policy=policy, group_s_max=0.01, queue_max=100_000)
+    return Simulation(config, replace(DEMO, **changed), seed=SEED).run()
+
+
+def gap_ms(found: Outcome) -> float:
+    return found.quantile_ms(0.99) - found.quantile_ms(0.5)
+
+
+def test_ties_shorten_the_queue_at_the_workers_that_are_left():
+    none, hedge, auto = (at_six(p, killed_at=0.2) for p in ("none", "hedge", "auto"))
+    assert gap_ms(hedge) > 0.95 * gap_ms(none)  # no copy shortens a queue
+    assert gap_ms(auto) < 0.65 * gap_ms(none)
+    assert auto.quantile_ms(0.5) < 1.02 * none.quantile_ms(0.5)
+    assert auto.work < 1.02
+
+
+def test_ties_do_not_undo_what_coding_does_about_slow_workers():
+    none, auto = at_six("none", slow=1), at_six("auto", slow=1)
+    assert gap_ms(auto) < 0.5 * gap_ms(none)
+
+
+def test_hidden_ways_are_capacity():
+    none, auto = (at_six(policy, rate_hz=200.0) for policy in ("none", "auto"))
+    assert auto.quantile_ms(0.99) < 0.75 * none.quantile_ms(0.99)
+    short = {"service_s": 0.002, "wire_s": 0.0015, "rate_hz": 1000.0}
+    none, auto = (at_six(policy, **short) for policy in ("none", "auto"))
+    assert auto.quantile_ms(0.99) < 0.6 * none.quantile_ms(0.99)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fakes import schedule
+from fakes import oracle, schedule
 from fakes.schedule import Schedule
 from proa.dispatch import Engine
 from proa.dispatch import actions as ac
@@ -182,7 +182,20 @@ def give_up_early(engine: Engine) -> None:
     engine._admission.in_vain = lambda query, now: now > query.arrived_at
 
 
+def tie_under_every_policy(engine: Engine) -> None:
+    engine._tied._may = lambda query: True
+
+
+def tie_to_whoever_is_busy(engine: Engine) -> None:
+    engine._tied._host = lambda now: next(iter(engine.state.workers.full()), None)
+
+
+def keep_tied_queries_where_they_are(engine: Engine) -> None:
+    engine._tied.take_back = lambda query: None
+
+
 SABOTAGES = (
+    tie_under_every_policy, tie_to_whoever_is_busy, keep_tied_queries_where_they_are,
     refuse_although_workers_are_free, refuse_before_there_is_data, give_up_early,
     send_to_draining_workers, lose_what_drains, take_the_room_of_all, forget_held_answers,
     drill_every_query,
@@ -200,7 +213,7 @@ def is_noticed(seed: int, sabotage: Callable[[Engine], None]) -> bool:
         Schedule(seed, sabotage=sabotage).run()
     except Exception as exc:  # noqa: BLE001 - a broken engine may break in any way
         place = traceback.extract_tb(exc.__traceback__)[-1].filename
-        return isinstance(exc, AssertionError) and place == schedule.__file__
+        return isinstance(exc, AssertionError) and place in (oracle.__file__, schedule.__file__)
     return False
 
 

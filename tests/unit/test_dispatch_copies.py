@@ -98,8 +98,8 @@ def coded_and_hedged(**config: object) -> Script:
 
 
 def with_stragglers(story: Script) -> None:
-    story.warm_up(97)
-    story.warm_up(3, service_s=0.1)
+    story.warm_up(94)
+    story.straggle(3)
 
 
 def test_a_hedge_waits_for_a_reconstruction_that_is_about_to_come():
@@ -162,15 +162,28 @@ def test_auto_only_hedges_while_all_is_calm():
 
 def test_auto_codes_once_one_answer_in_a_hundred_is_late_and_stops_when_none_is():
     story = Script(6, policy="auto", k=2)
-    story.warm_up(99)
+    story.warm_up(98)
     assert not story.engine.in_force().parity
-    story.warm_up(1, service_s=0.1)
+    story.straggle()
     plan = story.engine.in_force()
     assert (plan.hedge, plan.parity) == (True, True)
     assert plan.why == f"parity and hedge: 1.0% {LATE}"
     story.warm_up(100)
     assert story.engine.in_force().parity, "half of the threshold is no calm yet"
     story.warm_up(600)
+    assert not story.engine.in_force().parity
+
+
+def test_auto_does_not_code_because_everything_stood_still():
+    story = Script(6, policy="auto", k=2)
+    story.warm_up(40)
+    for first in range(1, 60, 5):
+        for query in range(first, first + 5):
+            story.query(query, policy="none")
+        story.advance(0.3)
+        for query in range(first, first + 5):
+            story.answer(query)
+        story.warm_up(5)
     assert not story.engine.in_force().parity
 
 
@@ -191,7 +204,7 @@ def test_auto_does_without_parity_while_the_workers_are_busy():
     plan = story.engine.in_force()
     assert not plan.parity
     assert plan.why.endswith("of the workers' time is used")
-    story.warm_up(15, service_s=0.1)
+    story.straggle(15)
     assert story.engine.in_force().parity
 
 
@@ -213,7 +226,7 @@ def assess(story: Script, agreement: float, groups: int, *, first: int = 0) -> i
     measured = 0
     for query in range(first, first + 2 * groups, 2):
         if query % 50 == 0:
-            story.warm_up(1, service_s=0.1)
+            story.straggle()
         actions = story.query(query) + story.query(query + 1) + story.advance(0.006)
         while any(isinstance(s, ac.SendParity) for s in story.running.values()):
             actions += story.parity()

@@ -19,7 +19,15 @@ from proa.dispatch.group import (
     IllegalTransition,
     RowState,
 )
-from proa.dispatch.latency import LATE_MAX, LATE_MIN, LatencyWindow
+from proa.dispatch.latency import (
+    CLEAR_SAMPLES,
+    LATE_MAX,
+    LATE_MIN,
+    LATE_SAMPLES,
+    LatencyWindow,
+    Stragglers,
+    Way,
+)
 from proa.dispatch.quality import SAMPLES_MIN, Quality
 from proa.dispatch.redundancy import (
     HEDGE_BURST,
@@ -58,15 +66,84 @@ def test_late_lies_between_its_bounds(values: list[float]):
         window.add(value)
     median = window.quantile(0.5)
     assert LATE_MIN * median <= window.late_after_s() <= LATE_MAX * median
-    assert window.late_share() == pytest.approx(np.mean(np.array(values) > LATE_MAX * median))
 
 
 def test_too_few_samples_say_nothing():
+    stragglers = Stragglers()
+    answered(stragglers, *[60.0, 20.0, 20.0] * 6)
+    assert stragglers.share() == 0.0
     window = LatencyWindow(prior_s=0.05)
     for _ in range(latency.SAMPLES_MIN - 1):
         window.add(9.0)
     assert window.quantile(0.5) == window.late_after_s() == 0.05
-    assert window.late_share() == 0.0
+
+
+def answered(stragglers: Stragglers, *latencies_ms: float, at_ms: float = 0.0) -> float:
+    """Queries sent 10 ms apart, answered in the order of their answers; the median is 20 ms. When
+    the last one was sent."""
+    sent = [at_ms + 10.0 * i for i in range(len(latencies_ms))]
+    for at, latency_ms in sorted(zip(sent, latencies_ms, strict=True), key=sum):
+        stragglers.add(at / 1e3, latency_ms / 1e3, 0.020)
+    return sent[-1]
+
+
+def test_an_answer_that_later_ones_overtook_was_late():
+    stragglers = Stragglers()
+    at_ms = answered(stragglers, *[20.0] * 95)
+    assert stragglers.share() == 0.0
+    answered(stragglers, 60.0, 20.0, 25.0, 60.0, 20.0, at_ms=at_ms)
+    assert stragglers.share() == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("latency_ms", [29.0, 25.0, 20.0])
+def test_an_answer_is_not_late_only_because_it_was_overtaken(latency_ms: float):
+    stragglers = Stragglers()
+    answered(stragglers, *[20.0] * 20, latency_ms, 10.0)
+    assert stragglers.share() == 0.0
+
+
+def test_a_stall_of_everything_is_no_straggler():
+    stragglers = Stragglers()
+    at_ms = answered(stragglers, *[20.0] * 20)
+    answered(stragglers, 220.0, 211.0, 202.0, 193.0, 184.0, at_ms=at_ms)
+    assert stragglers.share() == 0.0
+
+
+def test_the_share_is_that_of_the_last_answers_and_ends_with_the_stragglers():
+    stragglers = Stragglers()
+    at_ms = 0.0
+    for _ in range(LATE_SAMPLES):
+        at_ms = answered(stragglers, 60.0, 20.0, 20.0, 20.0, at_ms=at_ms)
+    assert stragglers.share() == pytest.approx(0.25, abs=0.01)
+    answered(stragglers, *[20.0] * (CLEAR_SAMPLES - 4), at_ms=at_ms)
+    assert 0.1 < stragglers.share() < 0.15
+    answered(stragglers, *[20.0] * 4, at_ms=at_ms)
+    assert stragglers.share() == 0.0
+
+
+def test_the_share_begins_anew_when_a_worker_is_lost():
+    stragglers = Stragglers()
+    at_ms = answered(stragglers, *[60.0, 20.0, 20.0] * 20)
+    assert stragglers.share() > 0.3
+    stragglers.forget()
+    at_ms = answered(stragglers, *[20.0] * 18, at_ms=at_ms)
+    assert stragglers.share() == 0.0
+    answered(stragglers, 60.0, 20.0, 20.0, 20.0, at_ms=at_ms)
+    assert stragglers.share() == pytest.approx(1 / 22)
+
+
+def test_the_way_is_what_those_are_spared_that_wait_at_the_worker():
+    way = Way()
+    for i in range(latency.SAMPLES_MIN):
+        assert not way.known
+        assert way.time_s() == 0.0
+        way.add(0.025 + 0.1 * (i % 2), hidden=False)  # every other worker is slow
+        way.add(0.020, hidden=True)
+    assert way.known
+    assert way.time_s() == pytest.approx(0.005)
+    for _ in range(latency.WAY_SAMPLES):
+        way.add(0.030, hidden=True)
+    assert way.time_s() == 0.0
 
 
 # --- utilisation

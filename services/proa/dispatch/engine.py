@@ -20,6 +20,7 @@ from proa.dispatch.redundancy import CopyWork, HedgeBudget
 from proa.dispatch.spare import SpareWork
 from proa.dispatch.state import State
 from proa.dispatch.stats import Utilisation
+from proa.dispatch.tied import TiedSends
 from proa.dispatch.timers import (
     CloseTimer,
     DeadlineTimer,
@@ -28,6 +29,7 @@ from proa.dispatch.timers import (
     HedgeTimer,
     PatienceTimer,
     Tick,
+    TieTimer,
 )
 from proa.dispatch.workers import Worker
 
@@ -52,6 +54,11 @@ class Engine:
             send=self._send,
             on_hopeless=self._hopeless,
             queue_depth=lambda: self.queue_depth,
+        )
+        self._tied = TiedSends(
+            self.state,
+            may=lambda query: self._policies[query.policy].ties and not query.drill,
+            send=self._send,
         )
         self._admission = Admission(self.state, queue_depth=lambda: self.queue_depth)
         self._queue: dict[int, None] = {}
@@ -119,8 +126,7 @@ class Engine:
             state.out.append(SetTimer(DeadlineTimer(query.id), event.deadline))
 
     def _refuse(self, query: Query, why: str, now: float) -> None:
-        retry = self._admission.wait_s()
-        self._fail(query, "RESOURCE_EXHAUSTED", why, now, retry_after_s=retry)
+        self._fail(query, "RESOURCE_EXHAUSTED", why, now, retry_after_s=self._admission.wait_s())
 
     def _cancelled(self, event: ev.QueryCancelled, now: float) -> None:
         query = self.state.queries.get(event.query)
@@ -163,6 +169,7 @@ class Engine:
         query.state = new
         self._learn(query)
         self._queue.pop(query.id, None)
+        self._tied.untie(query)
         if self._retries.pop(query.id, "absent") is None:
             query.waiting -= 1
         for attempt in sorted(query.attempts):
@@ -186,9 +193,11 @@ class Engine:
         attempt = self.state.attempts.get(event.attempt)
         if attempt is None:
             return
-        worker = self._fleet.ended(attempt, event, now)
         assert attempt.query is not None
         query = self.state.queries.get(attempt.query)
+        if query is not None and (host := self._tied.overtook(query)):
+            self._sent(query, host, now)
+        worker = self._fleet.ended(attempt, event, now)
         if query is None:
             return
         if not event.ok:
@@ -221,6 +230,8 @@ class Engine:
         if query.settled:
             self.coding.member_changed(query, now)
             return
+        if self._tied.untie(query):
+            return  # it still waits in our queue
         query.error = ((kind or ErrorKind.INTERNAL).value, message or "the worker failed")
         if kind is ErrorKind.INVALID:
             self._fail(query, *query.error, now)
@@ -245,8 +256,7 @@ class Engine:
         self._fail(query, status, message, now, retry_after_s=retry)
 
     def _reconstructed(self, query: Query, group: Group, now: float) -> None:
-        reply = Reply(query.id, Source.RECONSTRUCTED, group=group.id)
-        self._reply(query, reply, now)
+        self._reply(query, Reply(query.id, Source.RECONSTRUCTED, group=group.id), now)
 
     def _parity_answered(self, event: ev.ParityAnswered, now: float) -> None:
         attempt = self.state.attempts.get(event.attempt)
@@ -272,6 +282,8 @@ class Engine:
                 self.coding.expired(group, now)
             case DrillTimer(query):
                 self._drills.over(query, now)
+            case TieTimer():
+                pass  # what it calls for comes after every event: `_send_queries`
             case Tick():
                 self._ticking = False
                 self._fleet.suspect_overdue(now)
@@ -302,7 +314,7 @@ class Engine:
         )
         return View(
             utilisation=self.utilisation.value,
-            late_share=state.latency.late_share(),
+            late_share=state.stragglers.share(),
             parity_possible=possible,
             agreement_low=state.quality.low,
             r=self.config.r,
@@ -336,27 +348,32 @@ class Engine:
                 del self._retries[query_id]
                 query.waiting -= 1
                 self._send(query, worker, Source.RETRY, now)
-        while self._queue:
-            query = self.state.queries[next(iter(self._queue))]
-            if self._admission.in_vain(query, now):
+        for query, host in self._tied.begun(now):
+            self._sent(query, host, now)
+        while (due := self._tied.first_due(self._queue, now)) is not None:
+            if self._admission.in_vain(due, now):
                 # Not DEADLINE_EXCEEDED: it has not passed yet, and the client shall back off.
-                self._refuse(query, "overloaded: waited too long to be answered in time", now)
+                self._refuse(due, "overloaded: waited too long to be answered in time", now)
                 continue
             worker = workers.pick(DEPLOYED, now) or self._spare.give_way(now)
             if worker is None:
-                return
-            del self._queue[query.id]
-            self._send_first(query, worker, now)
+                break
+            self._tied.take_back(due)
+            self._send(due, worker, Source.WORKER, now)
+            self._sent(due, worker, now)
+        self._tied.send(self._queue, now)
 
-    def _send_first(self, query: Query, worker: Worker, now: float) -> None:
+    def _sent(self, query: Query, worker: Worker, now: float) -> None:
+        """The first attempt at `query` begins at `worker`."""
+        del self._queue[query.id]
         query.state = QueryState.SENT
         query.sent_at = now
         query.package = worker.package
+        query.domains.add(worker.domain)
         self.state.stats.sent += 1
         self._hedges.earn()
         plan = self._policies[query.policy].plan(self._view())
         query.retries_max = plan.retries
-        self._send(query, worker, Source.WORKER, now)
         if query.drill:
             self.coding.join(query, worker, now)
             self._drills.begin(query, now)
@@ -370,14 +387,14 @@ class Engine:
         if (plan.parity or plan.measure) and query.codable:
             self.coding.join(query, worker, now)
 
-    def _send(self, query: Query, worker: Worker, source: Source, now: float) -> None:
+    def _send(self, query: Query, worker: Worker, source: Source, now: float) -> Attempt:
         attempt = Attempt(self.state.next_attempt(), worker.id, now, query.id, source)
         self.state.begin(attempt, worker)
         query.attempts.add(attempt.id)
-        query.domains.add(worker.domain)
-        if attempt.redundant:
+        if source is not Source.WORKER:
+            query.domains.add(worker.domain)
             self.state.stats.redundant[source.value] += 1
         if source is Source.RETRY:
-            self.state.stats.redundant[source.value] += 1
             self.coding.moved(query, worker)
         self.state.out.append(Send(attempt.id, query.id, worker.id, source))
+        return attempt

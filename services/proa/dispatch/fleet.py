@@ -106,10 +106,15 @@ class Fleet:
             return None
         latency = state.latency
         took_s = now - attempt.sent_at
+        if event.ok and attempt.source in _EXACT:
+            state.way.add(took_s, hidden=attempt.tied)
+        if attempt.tied:
+            took_s += state.way.time_s()
         if event.ok:
             worker.note_answer(took_s, latency.quantile(0.5), now)
             if attempt.source in _EXACT:
                 latency.add(took_s)
+                state.stragglers.add(attempt.sent_at, took_s, latency.quantile(0.5))
             if isinstance(event, Answered):
                 worker.note_load(event.load, now)
         elif self._blames_worker(event.error_kind, took_s):
@@ -132,6 +137,7 @@ class Fleet:
         A query loses its attempt only when its turn comes: before that, a neighbour in its group
         must not give it up, because it may still be sent again.
         """
+        self._state.stragglers.forget()
         lost = [a for a in self._state.attempts.values() if a.worker == worker_id]
         worker = self._state.workers.get(worker_id)
         if worker is not None:

@@ -12,8 +12,12 @@ from statistics import fmean, median
 LATE_MIN, LATE_MAX = 1.15, 1.5
 SAMPLES_MIN = 20
 LATE_SAMPLES = 256
+CLEAR_SAMPLES = 128
+# A query sent so many medians after another was sent clearly later.
+OVERTAKEN_MEDIANS = 0.25
 # What holds lately: few enough to notice a change of the workers' speed within a second.
 LATELY_SAMPLES = 64
+WAY_SAMPLES = 64
 
 
 class LatencyWindow:
@@ -70,13 +74,63 @@ class LatencyWindow:
         middle = self.quantile(0.5)
         return min(max(self.quantile(0.95), LATE_MIN * middle), LATE_MAX * middle)
 
-    def late_share(self) -> float:
-        """The share of the last 256 answers that were later than 1.5x the median.
 
-        Half the window, so that the end of stragglers is noticed in half the time.
-        """
+class Stragglers:
+    """The share of answers that were late although others were not.
+
+    An answer counts if it took more than 1.5x the median and a query that was sent clearly later
+    was answered before it: only then would redundancy have helped. When everything stands still at
+    once (a stall of the machine, of the network, of this process), answers are late in the order
+    in which their queries were sent. On a shared machine of two cores with no slow worker nine in
+    ten late answers were of that kind; with one slow worker of six, one in twenty.
+    """
+
+    def __init__(self) -> None:
+        self._late: deque[bool] = deque(maxlen=LATE_SAMPLES)
+        self._since_late = 0
+        self._newest_at = 0.0
+
+    def add(self, sent_at: float, latency_s: float, median_s: float) -> None:
+        """An exact answer came after `latency_s`; times in seconds."""
+        overtaken = self._newest_at >= sent_at + OVERTAKEN_MEDIANS * median_s
+        late = overtaken and latency_s > LATE_MAX * median_s
+        self._late.append(late)
+        self._since_late = 0 if late else self._since_late + 1
+        self._newest_at = max(self._newest_at, sent_at)
+
+    def forget(self) -> None:
+        """A worker was lost: those that are left have more to do, and redundancy has to show anew
+        that it pays."""
+        self._late.clear()
+
+    def share(self) -> float:
+        """Of the last 256 answers; 0 while there are too few, and after 128 without a late one, so
+        that the end of stragglers is noticed in half the time."""
+        if len(self._late) < SAMPLES_MIN or self._since_late >= CLEAR_SAMPLES:
+            return 0.0
+        return sum(self._late) / len(self._late)
+
+
+class Way:
+    """The time from a worker's answer until its next query begins, learned from queries whose way
+    was hidden: they waited at the worker, and their time counts from the answer before."""
+
+    def __init__(self) -> None:
+        self._seen = LatencyWindow(prior_s=0.0, size=WAY_SAMPLES)
+        self._hidden = LatencyWindow(prior_s=0.0, size=WAY_SAMPLES)
+
+    def add(self, latency_s: float, *, hidden: bool) -> None:
+        """An exact answer came after `latency_s`."""
+        (self._hidden if hidden else self._seen).add(latency_s)
+
+    @property
+    def known(self) -> bool:
+        """Whether there are enough samples of both kinds."""
+        return self._seen.known and self._hidden.known
+
+    def time_s(self) -> float:
+        """There and back; 0 while it is not known. Of the lower quartiles: nobody waits at slow
+        workers, and the upper ones would show that instead."""
         if not self.known:
             return 0.0
-        limit_s = LATE_MAX * self.quantile(0.5)
-        lately = list(islice(reversed(self._recent), LATE_SAMPLES))
-        return sum(one > limit_s for one in lately) / len(lately)
+        return max(0.0, self._seen.quantile(0.25) - self._hidden.quantile(0.25))

@@ -48,9 +48,10 @@ class Plan:
 
 
 class Policy(Protocol):
-    """One redundancy policy."""
+    """One redundancy policy. `ties`: a query that waits may be sent to a busy worker (tied.py)."""
 
     name: str
+    ties: bool
 
     def plan(self, view: View) -> Plan:
         """What to do for a query that is sent now."""
@@ -61,6 +62,7 @@ class NoRedundancy:
     """One attempt. With the extra workers serving, this is *equal resources*."""
 
     name = "none"
+    ties = False
 
     def plan(self, view: View) -> Plan:  # noqa: ARG002 - it looks at nothing
         """See `Policy`."""
@@ -71,6 +73,7 @@ class Retry:
     """A failed attempt is sent again elsewhere."""
 
     name = "retry"
+    ties = False
 
     def plan(self, view: View) -> Plan:
         """See `Policy`."""
@@ -81,6 +84,7 @@ class Replicate:
     """r copies at once, each on an idle worker of another failure domain."""
 
     name = "replicate"
+    ties = False
 
     def plan(self, view: View) -> Plan:
         """See `Policy`."""
@@ -91,6 +95,7 @@ class Hedge:
     """A copy once the answer is late, within a budget (Dean and Barroso, The Tail at Scale)."""
 
     name = "hedge"
+    ties = False
 
     def plan(self, view: View) -> Plan:
         """See `Policy`."""
@@ -101,6 +106,7 @@ class Parity:
     """Groups of k queries with r parity rows (ParM, SOSP'19)."""
 
     name = "parity"
+    ties = False
 
     def plan(self, view: View) -> Plan:
         """See `Policy`."""
@@ -115,6 +121,7 @@ class Auto:
     """Parity and hedge, each only where it pays."""
 
     name = "auto"
+    ties = True
 
     def __init__(self) -> None:
         self._stragglers = False

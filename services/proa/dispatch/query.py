@@ -64,7 +64,8 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One computation on one worker: of a query, or of a parity row (`group`, `row`)."""
+    """One computation on one worker: of a query, or of a parity row (`group`, `row`). `tied`: it
+    had waited there, and was `sent_at` the time at which it began."""
 
     id: int
     worker: str
@@ -73,6 +74,7 @@ class Attempt:
     source: Source = Source.WORKER
     group: int | None = None
     row: int = 0
+    tied: bool = False
 
     @property
     def redundant(self) -> bool:

@@ -10,12 +10,10 @@ from proa.dispatch.events import DEPLOYED, PARITY
 from proa.dispatch.query import Attempt, Query
 from proa.dispatch.redundancy import CopyWork, ParityWork, Work, redundant_limit
 from proa.dispatch.state import State
-from proa.dispatch.workers import Worker
+from proa.dispatch.workers import SLOW_MEDIANS, Worker
 
 # Redundant work this many late answers old gives way to a query that waits.
 OVERDUE_LATES = 2.0
-# A worker this share of the median slower than it, lately, is likely to be late again.
-SLOW_MEDIANS = 0.25
 
 
 class SpareWork:
@@ -26,7 +24,7 @@ class SpareWork:
         state: State,
         coding: Coding,
         *,
-        send: Callable[[Query, Worker, Source, float], None],
+        send: Callable[[Query, Worker, Source, float], object],
         on_hopeless: Callable[[Query, float], None],
         queue_depth: Callable[[], int],
     ) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from proa.dispatch.actions import Action, Release
 from proa.dispatch.config import EngineConfig
-from proa.dispatch.latency import LatencyWindow
+from proa.dispatch.latency import LatencyWindow, Stragglers, Way
 from proa.dispatch.quality import Quality
 from proa.dispatch.query import Attempt, Query
 from proa.dispatch.redundancy import FrontendShare, RedundantQueue, Work
@@ -21,6 +23,8 @@ class State:
         self.queries: dict[int, Query] = {}
         self.attempts: dict[int, Attempt] = {}
         self.latency = LatencyWindow(prior_s=config.latency_prior_s)
+        self.way = Way()
+        self.stragglers = Stragglers()
         self.workers = WorkerTable(
             inflight_max=config.inflight_max, median_s=lambda: self.latency.quantile(0.5)
         )
@@ -42,6 +46,11 @@ class State:
         """`attempt` runs on `worker` from now on."""
         self.attempts[attempt.id] = attempt
         self.workers.start(worker, attempt.id, attempt.sent_at)
+
+    def restart(self, attempt: Attempt, worker: Worker, now: float) -> None:
+        """`attempt` has waited at `worker` and begins only now."""
+        self.attempts[attempt.id] = replace(attempt, sent_at=now, tied=True)
+        worker.running[attempt.id] = now
 
     def forget(self, attempt: Attempt) -> None:
         """`attempt` is over: neither its worker nor its query has it any longer."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 class Stats:
     """Monotonic counts since the engine started. `redundant`: computations beyond one a query,
     by source value (retries too), parity rows as `parity`; `redundancy_lost`: parity rows that
-    could not be run."""
+    could not be run; `tied`: queries sent ahead to wait at a busy worker (`sent`), and taken back
+    from there (`taken_back`)."""
 
     arrived: int = 0
     sent: int = 0
@@ -20,6 +21,7 @@ class Stats:
     groups: Counter[str] = field(default_factory=Counter)
     fillers: int = 0
     redundancy_lost: int = 0
+    tied: Counter[str] = field(default_factory=Counter)
 
 
 class Utilisation:

@@ -48,5 +48,12 @@ class ExpiryTimer:
 
 
 @dataclass(frozen=True, slots=True)
+class TieTimer:
+    """The worker that a query is tied to is late: from now on any other will do."""
+
+    query: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The periodic look for attempts that are overdue."""

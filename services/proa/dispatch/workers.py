@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from proa.dispatch.events import DEPLOYED, PARITY
 
@@ -27,6 +28,8 @@ LOAD_DECAY_S = 10.0
 AWAY_MEDIANS = 1.0
 # So many workers a frontend prefers at least: the members of a group need domains of their own.
 HOME_MIN = 3
+# A worker this share of the median slower than it, lately, is likely to be late again.
+SLOW_MEDIANS = 0.25
 
 
 @dataclass(slots=True)
@@ -54,6 +57,11 @@ class Worker:
     def open(self) -> bool:
         """Whether new work may go there."""
         return self.trusted and not self.draining
+
+    @property
+    def since(self) -> float:
+        """Since when the oldest of what it runs has been there; it runs something."""
+        return next(iter(self.running.values()))
 
     def score_s(self, now: float) -> float:
         """What it was slower than the median lately, decayed; 0 for a good or unknown one."""
@@ -143,6 +151,15 @@ class WorkerTable:
         limit = self._inflight_max
         return any(w.open and DEPLOYED in w.roles and len(w.running) < limit for w in self)
 
+    def full(self) -> list[Worker]:
+        """Those that serve queries and have no place free, but where none waits yet."""
+        limit = self._inflight_max
+        return [w for w in self if w.open and DEPLOYED in w.roles and len(w.running) == limit]
+
+    def has_begun(self, worker: Worker, attempt: int) -> bool:
+        """Whether `attempt` has a place at `worker`, and does not wait for one."""
+        return attempt in islice(worker.running, self._inflight_max)
+
     def foreign(self, now: float) -> float:
         """How many of the workers that serve queries are busy for others, as far as is known; a
         fraction, since it is an average."""
@@ -190,8 +207,8 @@ class WorkerTable:
         return min(fits, key=lambda w: (len(w.running), delay_s(w), w.turn), default=None)
 
     def start(self, worker: Worker, attempt: int, now: float) -> None:
-        """`attempt` runs on `worker` from now on."""
-        assert len(worker.running) < self._inflight_max
+        """`attempt` runs on `worker` from now on, or waits there as the only one."""
+        assert len(worker.running) <= self._inflight_max
         worker.running[attempt] = now
         self._turn += 1
         worker.turn = self._turn

@@ -33,7 +33,7 @@ def board(model: Model, history: History) -> dict[str, Any]:
             "pool": config.pool,
             "patience": config.patience,
             "utilisation": round(engine.utilisation.value, 3),
-            "late_share": round(engine.state.latency.late_share(), 4),
+            "late_share": round(engine.state.stragglers.share(), 4),
         },
         "queue": engine.queue_depth,
         "queue_max": config.queue_max,

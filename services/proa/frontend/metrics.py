@@ -172,9 +172,15 @@ class EngineCollector(Collector):
             "Parity rows that failed or found no worker",
             labels=("model",),
         )
+        tied = CounterMetricFamily(
+            "proa_tied_queries_total",
+            "Queries sent ahead to wait at a busy worker (sent), and taken back (taken_back)",
+            labels=("model", "event"),
+        )
         for model, engine in self._engines().items():
             stats = engine.state.stats
             for counter, found in (
+                (tied, stats.tied),
                 (answers, stats.answers),
                 (failed, stats.failed),
                 (redundant, stats.redundant),
@@ -185,7 +191,7 @@ class EngineCollector(Collector):
             sent.add_metric((model,), stats.sent)
             fillers.add_metric((model,), stats.fillers)
             lost.add_metric((model,), stats.redundancy_lost)
-        yield from (answers, failed, sent, redundant, groups, fillers, lost)
+        yield from (answers, failed, sent, redundant, groups, fillers, lost, tied)
 
     def _gauges(self) -> Iterator[Metric]:
         queue = GaugeMetricFamily(
