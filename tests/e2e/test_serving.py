@@ -7,7 +7,9 @@ right, and the process comes back and is used again.
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
+import urllib.request
 
 import numpy as np
 import pytest
@@ -111,6 +113,23 @@ async def test_an_unmodified_triton_client_gets_the_model_s_answer(running):
     answer = await asyncio.to_thread(ask)
     np.testing.assert_allclose(answer.as_numpy("logits"), want, rtol=1e-5, atol=1e-6)
     assert answer.get_response().parameters["proa.source"].string_param == "worker"
+
+
+async def test_queries_wait_at_busy_workers_and_are_answered_right(running):
+    await all_up(running)
+    rng = np.random.default_rng(6)
+    queries = rng.random((8 * WORKERS, 1, *INPUT.shape), dtype=np.float32)
+    with torch.no_grad():
+        want = [Linear()(torch.from_numpy(q)).numpy() for q in queries]
+    async with AsyncClient(running.topology.address, deadline_s=2.0) as client:
+        for _ in range(10):
+            answers = await asyncio.gather(*(client.infer("tiny", query) for query in queries))
+            for answer, right in zip(answers, want, strict=True):
+                np.testing.assert_allclose(answer["logits"], right, rtol=1e-3, atol=1e-3)
+    url = f"http://{running.topology.admin_address}/metrics"
+    text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())
+    (sent,) = re.findall(r'^proa_tied_queries_total{event="sent",model="tiny"} (\S+)$', text, re.M)
+    assert float(sent) > len(queries)
 
 
 def incarnation(running, name):

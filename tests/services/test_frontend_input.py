@@ -233,7 +233,7 @@ async def test_a_full_queue_says_when_to_come_back(tmp_path):
 
 
 async def test_a_cancelled_query_is_withdrawn(tmp_path):
-    async with cluster(tmp_path, "policy: auto", workers=1) as served:
+    async with cluster(tmp_path, "policy: hedge", workers=1) as served:
         (worker,) = served.workers
         worker.pause()
         running, waiting = (served.stub.ModelInfer(request()) for _ in range(2))

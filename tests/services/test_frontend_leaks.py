@@ -106,7 +106,8 @@ async def test_a_query_that_waits_for_a_worker_is_withdrawn_by_its_cancellation(
         await eventually(lambda: found.shell.engine.queue_depth == 0)
         worker.resume()
         await eventually(lambda: is_empty(found))
-        assert worker.calls["deployed"] == 2  # its canary, and the one that had begun
+        # Its canary, the one that had begun, and the one that waited there.
+        assert worker.calls["deployed"] == 3
 
 
 async def test_a_worker_that_is_lost_leaves_nothing_behind(tmp_path):
