@@ -26,9 +26,10 @@ def block(report: dict[str, Any]) -> str:
         (
             f"{config['workers']} workers, {config['service_ms']:g} ms a query,"
             f" {config['rate_hz']:g} requests a second, open loop; every policy gets the same"
-            " arrivals and faults. Measured with `make results-demo` on a machine with 2 shared"
-            " cores ([all numbers](docs/results/demo.json)). Milliseconds; gap is p99 - p50; a"
-            f" failed request counts as {1000 * config['deadline_s']:g}."
+            " arrivals and faults, `none` and `auto` one right after the other. Measured with"
+            " `make results-demo` on a machine with 2 shared cores ([all"
+            " numbers](docs/results/demo.json)). Milliseconds; gap is p99 - p50; a failed request"
+            f" counts as {1000 * config['deadline_s']:g}."
         ),
     ]
     for phase, what in PHASES.items():

@@ -35,6 +35,14 @@ def test_the_phases_are_those_of_the_report():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("quick", [False, True])
+def test_what_the_headline_compares_runs_one_right_after_the_other(quick: bool):
+    scenario = make_scenario(seed=0, quick=quick)
+    names = [one.name for one in scenario.in_turn]
+    assert names[-2:] == ["none", "auto"]
+    assert sorted(names) == sorted(one.name for one in scenario.contenders)
+
+
 def test_one_seed_gives_one_scenario():
     assert make_scenario(seed=5, quick=True) == make_scenario(seed=5, quick=True)
     assert make_scenario(seed=5, quick=True) != make_scenario(seed=6, quick=True)

@@ -69,9 +69,6 @@ def test_late_lies_between_its_bounds(values: list[float]):
 
 
 def test_too_few_samples_say_nothing():
-    stragglers = Stragglers()
-    answered(stragglers, *[60.0, 20.0, 20.0] * 6)
-    assert stragglers.share() == 0.0
     window = LatencyWindow(prior_s=0.05)
     for _ in range(latency.SAMPLES_MIN - 1):
         window.add(9.0)
@@ -92,7 +89,7 @@ def test_an_answer_that_later_ones_overtook_was_late():
     at_ms = answered(stragglers, *[20.0] * 95)
     assert stragglers.share() == 0.0
     answered(stragglers, 60.0, 20.0, 25.0, 60.0, 20.0, at_ms=at_ms)
-    assert stragglers.share() == pytest.approx(0.02)
+    assert stragglers.share() == pytest.approx(2 / LATE_SAMPLES)
 
 
 @pytest.mark.parametrize("latency_ms", [29.0, 25.0, 20.0])
@@ -119,17 +116,18 @@ def test_the_share_is_that_of_the_last_answers_and_ends_with_the_stragglers():
     assert 0.1 < stragglers.share() < 0.15
     answered(stragglers, *[20.0] * 4, at_ms=at_ms)
     assert stragglers.share() == 0.0
+    answered(stragglers, 60.0, 20.0, 20.0, 20.0, at_ms=at_ms + 1e4)
+    assert stragglers.share() == pytest.approx(1 / LATE_SAMPLES)
 
 
 def test_the_share_begins_anew_when_a_worker_is_lost():
     stragglers = Stragglers()
     at_ms = answered(stragglers, *[60.0, 20.0, 20.0] * 20)
-    assert stragglers.share() > 0.3
+    assert stragglers.share() == pytest.approx(20 / LATE_SAMPLES)
     stragglers.forget()
-    at_ms = answered(stragglers, *[20.0] * 18, at_ms=at_ms)
     assert stragglers.share() == 0.0
     answered(stragglers, 60.0, 20.0, 20.0, 20.0, at_ms=at_ms)
-    assert stragglers.share() == pytest.approx(1 / 22)
+    assert stragglers.share() == pytest.approx(1 / LATE_SAMPLES)
 
 
 def test_the_way_is_what_those_are_spared_that_wait_at_the_worker():

@@ -18,6 +18,10 @@ from proa.load import quantile
 SOURCES = ("worker", "retry", "replica", "hedge", "backup", "reconstructed")
 
 
+# What the headline compares.
+HERO, BASELINE = "auto", "none"
+
+
 @dataclass(frozen=True)
 class RequestRecord:
     """One request. Times in seconds; intended_s counts from the policy's run start.
@@ -71,8 +75,8 @@ class ReportConfig:
     policies: Mapping[str, str]
     phases: Sequence[Phase]
     deadline_s: float = 0.5
-    hero: str = "auto"
-    baseline: str = "none"
+    hero: str = HERO
+    baseline: str = BASELINE
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 

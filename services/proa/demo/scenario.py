@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from proa.demo.records import Phase
+from proa.demo.records import BASELINE, HERO, Phase
 
 WORKERS = 6
 RATE_HZ = 100.0
@@ -76,6 +76,14 @@ class Scenario:
     killed: int
     contenders: Sequence[Contender]
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def in_turn(self) -> Sequence[Contender]:
+        """The contenders as they run: the two that the headline compares come last, one right after
+        the other, because a shared machine is not the same for long."""
+        headline = (BASELINE, HERO)
+        others = [one for one in self.contenders if one.name not in headline]
+        return [*others, *(one for one in self.contenders if one.name in headline)]
 
     @property
     def duration_s(self) -> float:

@@ -96,19 +96,20 @@ class Stragglers:
         late = overtaken and latency_s > LATE_MAX * median_s
         self._late.append(late)
         self._since_late = 0 if late else self._since_late + 1
+        if self._since_late >= CLEAR_SAMPLES:
+            self.forget()
         self._newest_at = max(self._newest_at, sent_at)
 
     def forget(self) -> None:
-        """A worker was lost: those that are left have more to do, and redundancy has to show anew
-        that it pays."""
+        """Count anew. When a worker is lost, those that are left have more to do, and redundancy
+        has to show again that it pays."""
         self._late.clear()
 
     def share(self) -> float:
-        """Of the last 256 answers; 0 while there are too few, and after 128 without a late one, so
-        that the end of stragglers is noticed in half the time."""
-        if len(self._late) < SAMPLES_MIN or self._since_late >= CLEAR_SAMPLES:
-            return 0.0
-        return sum(self._late) / len(self._late)
+        """Of 256 answers; those that are still to come count as in time, for one late answer among
+        the first few says little. The count begins anew after 128 without a late one, so that the
+        end of stragglers is noticed in half the time."""
+        return sum(self._late) / LATE_SAMPLES
 
 
 class Way:
