@@ -239,6 +239,7 @@ class Oracle:
         assert seen.frontends == 1
         assert not self._is_drill(query.query)
         assert query.query not in seen.tied, "sent ahead twice"
+        assert query.query == min(seen.queued - set(seen.tied)), "sent ahead of an older one"
         assert all(seen.running(w.worker) >= config.inflight_max for w in self._serving())
         assert seen.running(action.worker) == config.inflight_max, "two wait at one worker"
         first = seen.first_at(action.worker)

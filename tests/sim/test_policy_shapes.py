@@ -14,8 +14,6 @@ from proa.dispatch import EngineConfig
 
 SEED, QUERIES = 2, 2000
 CALM, BUSY = 270.0, 600.0
-
-
 # 6 workers as in the demo, with the way to a worker and back that a real one has.
 DEMO = Conditions(
     100.0, QUERIES, workers=6, jitter=0.02, slow_pairs=0, extra_s=0.040, wire_s=0.0025

@@ -87,6 +87,15 @@ def test_nothing_is_tied_where_others_share_the_workers():
     assert only(story.feed(ev.FrontendsChanged(1, 0)), ac.Send).query == 3
 
 
+@pytest.mark.parametrize("fields", [{"policy": "none"}, {"reconstruct": True}])
+def test_nobody_is_tied_past_one_that_may_only_wait_in_the_queue(fields: dict[str, object]):
+    story = busy()
+    story.query(3, **fields)
+    assert none_of(story.query(4), ac.Send)
+    sends = [a.query for a in story.answer(1) if isinstance(a, ac.Send)]
+    assert sends == [3, 4]
+
+
 def test_nobody_is_tied_to_a_worker_that_is_late_or_was_slow():
     story = busy()
     story.advance(2 * SERVICE_S)

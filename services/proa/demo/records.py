@@ -16,8 +16,6 @@ from proa.load import quantile
 
 # The order of legends, counts and colours; other sources come after these, by name.
 SOURCES = ("worker", "retry", "replica", "hedge", "backup", "reconstructed")
-
-
 # What the headline compares.
 HERO, BASELINE = "auto", "none"
 

@@ -45,14 +45,15 @@ class TiedSends:
         self._ties: dict[int, int] = {}
 
     def send(self, queue: Iterable[int], now: float) -> None:
-        """Send those queries of `queue` ahead that may be and find a worker, in order."""
+        """Send queries of `queue` ahead, in order, up to the first that may not be or finds no
+        worker: a worker with one waiting is never idle, and who may only wait here would starve."""
         state = self._state
         if state.config.mode != "enforce" or state.share.count > 1:
             return
         for query in map(state.queries.__getitem__, queue):
-            if query.id in self._ties or not self._may(query):
+            if query.id in self._ties:
                 continue
-            worker = self._host(now)
+            worker = self._host(now) if self._may(query) else None
             if worker is None:
                 return
             late_at = worker.since + state.latency.late_after_s()
@@ -92,17 +93,19 @@ class TiedSends:
 
     def first_due(self, queue: Iterable[int], now: float) -> Query | None:
         """The first query of `queue` that is not about to begin where it is tied."""
-        found = next((query for query in queue if not self._begins_soon(query, now)), None)
-        return None if found is None else self._state.queries[found]
+        early_s, late_s = self._about_to_begin() if self._ties else (0.0, 0.0)
+        for query in queue:
+            since = self._worker(query).since if query in self._ties else None
+            if since is None or not since + early_s <= now < since + late_s:
+                return self._state.queries[query]
+        return None
 
-    def _begins_soon(self, query: int, now: float) -> bool:
-        if query not in self._ties:
-            return False
-        state, since = self._state, self._worker(query).since
+    def _about_to_begin(self) -> tuple[float, float]:
+        """How long a worker has run what it runs when it is about to begin what waits there."""
+        state = self._state
         typical_s = state.latency.typical_s()
         soon_s = WAYS * state.way.time_s() if state.way.known else SOON_MEDIANS * typical_s
-        late_s = min(state.latency.late_after_s(), typical_s + soon_s)
-        return since + typical_s - soon_s <= now < since + late_s
+        return typical_s - soon_s, min(state.latency.late_after_s(), typical_s + soon_s)
 
     def _worker(self, query: int) -> Worker:
         worker = self._state.workers.get(self._state.attempts[self._ties[query]].worker)
