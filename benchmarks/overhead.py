@@ -1,6 +1,7 @@
 """What the frontend costs: the same query straight to a Triton worker and through the frontend.
+And what a worker adds to a computation, with one query there at a time and with one that waits.
 
-Paired: the two take turns in one run, so that a slow machine slows both. Prints JSON.
+Paired: each two take turns in one run, so that a slow machine slows both. Prints JSON.
 
     .venv/bin/python benchmarks/overhead.py out/demo/digits.yaml
 """
@@ -20,18 +21,27 @@ import tritonclient.grpc.aio as triton
 from proa import spec as specs
 from proa.local.embedded import embedded
 from proa.local.topology import Options
+from proa.spec import CodedModel
 
 ROUNDS, WARM_UP = 2000, 200
 WORKERS = 3
+SERVICE_MS = 20.0
+TURNS, QUERIES = 8, 60
+
+
+def query_for(spec: CodedModel) -> triton.InferInput:
+    """A query of random numbers."""
+    tensor = spec.model.inputs[0]
+    data = np.random.default_rng(0).random((1, *tensor.shape), dtype=np.float32)
+    query = triton.InferInput(tensor.name, data.shape, tensor.dtype)
+    query.set_data_from_numpy(data)
+    return query
 
 
 async def measure(path: Path) -> dict[str, float]:
     """Median latencies in ms, and their difference and ratio."""
     spec = specs.load(path)
-    tensor = spec.model.inputs[0]
-    data = np.random.default_rng(0).random((1, *tensor.shape), dtype=np.float32)
-    query = triton.InferInput(tensor.name, data.shape, tensor.dtype)
-    query.set_data_from_numpy(data)
+    query = query_for(spec)
     with tempfile.TemporaryDirectory() as folder:
         options = Options(run_dir=Path(folder), port=0, admin_port=0, workers=WORKERS)
         async with embedded([path], options) as running:
@@ -57,5 +67,36 @@ async def measure(path: Path) -> dict[str, float]:
     }
 
 
+async def measure_turns(path: Path) -> dict[str, float]:
+    """Medians of how long a worker takes for each query beyond its computation, in ms: with one
+    query there at a time (`alone`), and with one that waits for the one before (`queued`)."""
+    spec = specs.load(path)
+    query = query_for(spec)
+    with tempfile.TemporaryDirectory() as folder:
+        options = Options(
+            run_dir=Path(folder), port=0, admin_port=0, workers=1, service_ms=SERVICE_MS
+        )
+        async with embedded([path], options) as running:
+            await running.supervisor.ready()
+            worker = next(p for p in running.topology.processes if p.name == "worker-0")
+            async with triton.InferenceServerClient(f"127.0.0.1:{worker.port}") as client:
+
+                async def ask(count: int) -> None:
+                    for _ in range(count):
+                        await client.infer(spec.name, [query])
+
+                took: dict[int, list[float]] = {1: [], 2: []}
+                for _ in range(TURNS):
+                    for at_once, values in took.items():
+                        started = time.perf_counter()
+                        await asyncio.gather(*(ask(QUERIES // at_once) for _ in range(at_once)))
+                        values.append(1e3 * (time.perf_counter() - started) / QUERIES - SERVICE_MS)
+    return {
+        "worker_alone_ms": round(float(np.median(took[1])), 3),
+        "worker_queued_ms": round(float(np.median(took[2])), 3),
+    }
+
+
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(measure(Path(sys.argv[1])))))
+    spec_file = Path(sys.argv[1])
+    print(json.dumps(asyncio.run(measure(spec_file)) | asyncio.run(measure_turns(spec_file))))

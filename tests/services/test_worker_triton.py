@@ -190,6 +190,32 @@ async def test_one_computation_at_a_time(worker: WorkerProcess) -> None:
         assert 2 * SERVICE_S <= time.monotonic() - started < 1.0
 
 
+async def test_each_of_a_burst_gets_its_own_answer(worker: WorkerProcess) -> None:
+    """More than the pipeline takes in, of both programs, with refused ones between them."""
+    async with triton_aio.InferenceServerClient(worker.address) as client:
+
+        async def ask(i: int) -> Array:
+            queries, name = images(1 + i % 4, seed=i), ("", "parity.")[i % 2]
+            answer = await client.infer(
+                "tiny",
+                [tensor(f"{name}image", queries, triton_aio)],
+                parameters={"proa.program": "parity.0"} if name else None,
+            )
+            found: Array = answer.as_numpy(f"{name}logits")
+            np.testing.assert_allclose(found, expected(queries), atol=1e-6)
+            return found
+
+        async def refused() -> None:
+            with pytest.raises(InferenceServerException, match="it hosts deployed"):
+                await client.infer(
+                    "tiny",
+                    [tensor("image", images(1), triton_aio)],
+                    parameters={"proa.program": "other"},
+                )
+
+        await asyncio.gather(*(refused() if i % 5 == 4 else ask(i) for i in range(30)))
+
+
 def test_a_cancelled_query_is_not_computed(client: Any) -> None:
     """Seen by the clock: Triton counts a cancelled request among its successes."""
     inject(client, **fault(faults_pb2.PAUSE))

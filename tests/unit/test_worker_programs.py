@@ -66,6 +66,27 @@ def test_gives_what_torch_gives(good: Path) -> None:
         assert not found.requires_grad
 
 
+def test_a_shape_that_passed_is_computed_alike_and_others_are_still_checked(good: Path) -> None:
+    program = programs.load(good, None)
+    images = torch.randn(2, *INPUT.shape)
+    (first,) = program(images)
+    (second,) = program(images)
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+    for wrong in (images.double(), images[:, :, :3], torch.randn(5, *INPUT.shape)):
+        with pytest.raises(Exception, match=r"(?i)shape|dtype|guard|range"):
+            program(wrong)
+
+
+def test_a_changed_weight_changes_every_answer_after(good: Path) -> None:
+    program = programs.load(good, None)
+    images = torch.ones(1, *INPUT.shape)
+    program(images)
+    for parameter in program.parameters():
+        parameter.data.zero_()
+    (found,) = program(images)
+    assert found.tolist() == [[0.0, 0.0, 0.0]]
+
+
 def test_sha256_is_checked_first(tmp_path: Path) -> None:
     (tmp_path / "x.pt2").write_bytes(b"not even a zip")
     with pytest.raises(ProgramRefused, match=r"x\.pt2: its sha256 is .*, expected 0000"):

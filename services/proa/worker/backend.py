@@ -1,7 +1,8 @@
 """The Triton Python backend of a packed model. `model.py` in the repository imports it.
 
 One process, one computation at a time: deployed and parity programs share it, so that redundant
-work competes with queries as it does on a GPU. Every request is answered by a response or by a
+work competes with queries as it does on a GPU. While one is computed, the next request is taken in
+and the last answer sent off (pipeline.py). Every request is answered by a response or by a
 TritonError with a clear message; no traceback leaves this module (it would show paths).
 """
 
@@ -12,6 +13,8 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from proa.worker import faults
 from proa.worker.bitflips import BitFlips
 from proa.worker.faults import Fault, FaultKind
 from proa.worker.manifest import PACKAGE_FILE, Package, ProgramSignature
+from proa.worker.pipeline import Pipeline
 from proa.worker.programs import DTYPES, Program, load
 from proa.worker.protection import (
     Outputs,
@@ -41,13 +45,36 @@ log = logging.getLogger(__name__)
 # Names of Triton's error codes; the stub fills pb_utils only after this module is imported.
 _CODES = {"INVALID_ARGUMENT": "INVALID_ARG", "UNAVAILABLE": "UNAVAILABLE", "CANCELLED": "CANCELLED"}
 _HOLDING = (FaultKind.DELAY, FaultKind.PAUSE)
+FINISH_S = 5.0  # for what is computed when Triton unloads the model
+
+
+@dataclass(slots=True)
+class _Job:
+    """A request on its way through the worker. `waits`: it came while another one computed;
+    `load`: computations finished and microseconds busy, by the end of its own."""
+
+    request: Any
+    sender: Any
+    waits: bool
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    program: str = ""
+    wanted: Set[str] = frozenset()
+    inputs: Sequence[torch.Tensor] = ()
+    outputs: Outputs = ()
+    verdict: torch.Tensor | None = None
+    load: tuple[int, int] = (0, 0)
+
+
+class _Dropped(Exception):
+    """An injected fault: the request is never answered."""
 
 
 class TritonPythonModel:
     """What Triton calls. Programs are those of `package.json` beside the model file."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        torch.set_num_threads(int(os.environ.get("PROA_WORKER_THREADS", "1")))
+        threads = int(os.environ.get("PROA_WORKER_THREADS", "1"))
+        torch.set_num_threads(threads)
         self._service_s = float(os.environ.get("PROA_WORKER_SERVICE_MS", "0")) / 1000.0
         folder = Path(args["model_repository"]) / args["model_version"]
         self._package = Package.read(folder / PACKAGE_FILE)
@@ -64,14 +91,24 @@ class TritonPythonModel:
         self._finished = 0
         self._busy_s = 0.0
         self._tracing = open_compute(os.environ)
+        self._pipeline: Pipeline[_Job] = Pipeline(
+            lambda job: _did(self._compute, job),
+            lambda job: _did(self._reply, job),
+            # OpenMP keeps this for each thread, and convolutions do not look at torch's own.
+            begin=lambda: torch.set_num_threads(threads),
+        )
         # torch and the programs stay: a collection that looks at them takes 70 ms from a request.
         gc.collect()
         gc.freeze()
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        return [self._answer(request) for request in requests]
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            job = _Job(request, request.get_response_sender(), waits=not self._pipeline.idle())
+            if _did(self._take, job):
+                self._pipeline.put(job)
 
     def finalize(self) -> None:
+        self._pipeline.close(FINISH_S)
         if self._record:
             self._record.close()
         if self._tracing:
@@ -84,58 +121,56 @@ class TritonPythonModel:
                 by_hash[ref.sha256] = load(folder / ref.file, ref.sha256, device=self._device)
         return {name: by_hash[ref.sha256] for name, ref in self._package.programs.items()}
 
-    def _answer(self, request: Any) -> Any:
-        """A response, or None where an injected fault drops the request."""
-        try:
-            return self._serve(request)
-        except ProaError as exc:
-            return _failure(str(exc), _CODES.get(exc.status, "INTERNAL"))
-        except Exception as exc:
-            log.exception("a request failed")
-            return _failure(f"{type(exc).__name__} in the worker", "INTERNAL")
-
-    def _serve(self, request: Any) -> Any:
-        if request.is_cancelled():
-            raise RequestCancelled("cancelled before it was computed")
-        parameters = json.loads(request.parameters() or "{}")
-        name = parameters.get("proa.program", "deployed")
-        if name not in self._signatures:
+    def _take(self, job: _Job) -> None:
+        """Read and check the request."""
+        request = job.request
+        job.parameters = json.loads(request.parameters() or "{}")
+        job.program = job.parameters.get("proa.program", "deployed")
+        if job.program not in self._signatures:
             known = ", ".join(self._signatures)
             raise InvalidRequest(
-                f"proa.program={str(name)[:80]!r} is not hosted here; it hosts {known}"
+                f"proa.program={str(job.program)[:80]!r} is not hosted here; it hosts {known}"
             )
-        signature = self._signatures[name]
-        wanted = _wanted(request, signature)
-        inputs = self._inputs(request, signature)
-        hits = self._injector.draw(name)
-        if parameters.get("proa.canary"):
+        signature = self._signatures[job.program]
+        job.wanted = _wanted(request, signature)
+        job.inputs = self._inputs(request, signature)
+
+    def _compute(self, job: _Job) -> None:
+        # A call to Triton, which takes as long as a small program: not for what comes to idle
+        # hands, which cannot have been cancelled while it waited.
+        if job.waits and job.request.is_cancelled():
+            raise RequestCancelled("cancelled before it was computed")
+        hits = self._injector.draw(job.program)
+        if job.parameters.get("proa.canary"):
             # The canary asks whether the worker computes; what is done to answers is for clients.
             hits = [fault for fault in hits if fault.kind in _HOLDING]
         if any(fault.kind == FaultKind.DROP for fault in hits):
-            return None
+            raise _Dropped
         started = time.monotonic()
         try:
-            with compute_span(self._tracing, request, name, len(inputs[0])):
-                outputs, verdict = self._compute(name, inputs, hits)
+            with compute_span(self._tracing, job.request, job.program, len(job.inputs[0])):
+                job.outputs, job.verdict = self._run(job.program, job.inputs, hits)
         finally:
             self._finished += 1
             self._busy_s += time.monotonic() - started
-        # What a parity program gets wrong nobody could mark: a reconstruction would hide it.
-        if verdict is not None and (name != "deployed" or self._package.on_fault == "failover"):
-            refuse_corrupt(verdict, self._layers)
-        _check_finite(outputs, signature)
-        response = _response(outputs, signature, wanted)
-        if LOAD.name in wanted:
-            response.append(self._load_report(len(outputs[0])))
-        if ABFT.name in wanted and verdict is not None:
-            report = verdict_report(verdict, len(outputs[0]))
-            response.append(pb_utils.Tensor(ABFT.name, report))
-        return pb_utils.InferenceResponse(output_tensors=response)
+        job.load = (self._finished, int(self._busy_s * 1e6))
 
-    def _load_report(self, batch: int) -> Any:
-        """How much this worker has done since its start; the same for each of the batch."""
-        done = [self._finished, int(self._busy_s * 1e6)]
-        return pb_utils.Tensor(LOAD.name, np.tile(np.array(done, np.int64), (batch, 1)))
+    def _reply(self, job: _Job) -> None:
+        """Judge what was computed, and send it."""
+        signature, verdict = self._signatures[job.program], job.verdict
+        # What a parity program gets wrong nobody could mark: a reconstruction would hide it.
+        failover = job.program != "deployed" or self._package.on_fault == "failover"
+        if verdict is not None and failover:
+            refuse_corrupt(verdict, self._layers)
+        _check_finite(job.outputs, signature)
+        response = _response(job.outputs, signature, job.wanted)
+        batch = len(job.outputs[0])
+        if LOAD.name in job.wanted:
+            # How much this worker has done since its start; the same for each of the batch.
+            response.append(pb_utils.Tensor(LOAD.name, np.array([job.load] * batch, np.int64)))
+        if ABFT.name in job.wanted and verdict is not None:
+            response.append(pb_utils.Tensor(ABFT.name, verdict_report(verdict, batch)))
+        _send(job, pb_utils.InferenceResponse(output_tensors=response))
 
     def _inputs(self, request: Any, signature: ProgramSignature) -> list[torch.Tensor]:
         inputs: list[torch.Tensor] = []
@@ -153,8 +188,8 @@ class TritonPythonModel:
             raise InvalidRequest("the inputs disagree about the batch size")
         return inputs
 
-    def _compute(
-        self, name: str, inputs: list[torch.Tensor], hits: list[Fault]
+    def _run(
+        self, name: str, inputs: Sequence[torch.Tensor], hits: list[Fault]
     ) -> tuple[Outputs, torch.Tensor | None]:
         """The program's outputs, on the host, and its verdict where it is checked."""
         for fault in hits:
@@ -169,6 +204,9 @@ class TritonPythonModel:
             outputs, verdict = split_verdict(program(*inputs), self._package.checked(name))
         outputs = tuple(output.contiguous().to("cpu") for output in outputs)
         outputs = self._bitflips.of_outputs(hits, outputs)
+        if verdict is not None:
+            # Now: later it would wait on the device for the computation that comes next.
+            verdict = verdict.to("cpu")
         # Stands for a slower device: the worker is held, as a GPU would be.
         time.sleep(max(0.0, started + self._service_s - time.monotonic()))
         return outputs, verdict
@@ -182,9 +220,33 @@ def _record() -> faults.FaultRecord | None:
     return faults.FaultRecord(Path(scratch))
 
 
-def _failure(message: str, code: str) -> Any:
+def _did(step: Callable[[_Job], None], job: _Job) -> bool:
+    """Whether `step` was done for `job`; if not, its request is answered with what went wrong, but
+    for one that an injected fault drops."""
+    try:
+        step(job)
+    except _Dropped:
+        return False
+    except ProaError as exc:
+        _fail(job, str(exc), _CODES.get(exc.status, "INTERNAL"))
+        return False
+    except Exception as exc:
+        log.exception("a request failed")
+        _fail(job, f"{type(exc).__name__} in the worker", "INTERNAL")
+        return False
+    return True
+
+
+def _fail(job: _Job, message: str, code: str) -> None:
     error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
-    return pb_utils.InferenceResponse(error=error)
+    _send(job, pb_utils.InferenceResponse(error=error))
+
+
+def _send(job: _Job, response: Any) -> None:
+    try:
+        job.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except Exception:  # Triton has given the request up, and a second answer would not help
+        log.exception("an answer was not sent")
 
 
 def _wanted(request: Any, signature: ProgramSignature) -> set[str]:
@@ -214,12 +276,19 @@ def _check_finite(outputs: tuple[torch.Tensor, ...], signature: ProgramSignature
     if len(outputs) != len(signature.outputs):
         raise BadAnswer(f"the program has {len(outputs)} outputs, not {len(signature.outputs)}")
     for (name, _, _), output in zip(signature.outputs, outputs, strict=True):
-        if output.is_floating_point() and not bool(torch.isfinite(output).all()):
+        if output.is_floating_point() and not _finite(output):
             raise BadAnswer(f"model produced NaN or Inf in output {name!r}")
 
 
+def _finite(output: torch.Tensor) -> bool:
+    # On a small output numpy takes a third of torch's time; it has no bfloat16.
+    if output.dtype == torch.bfloat16:
+        return bool(torch.isfinite(output).all())
+    return bool(np.isfinite(output.numpy()).all())
+
+
 def _response(
-    outputs: tuple[torch.Tensor, ...], signature: ProgramSignature, wanted: set[str]
+    outputs: tuple[torch.Tensor, ...], signature: ProgramSignature, wanted: Set[str]
 ) -> list[Any]:
     tensors = []
     for (name, spec, _), output in zip(signature.outputs, outputs, strict=True):
