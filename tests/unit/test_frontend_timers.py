@@ -6,6 +6,9 @@ import asyncio
 import time
 from collections.abc import Hashable
 
+import pytest
+import uvloop
+
 from fakes.eventually import eventually
 from proa.frontend.timers import Timers
 
@@ -63,3 +66,38 @@ async def test_nothing_fires_after_close() -> None:
     other.set("open", time.monotonic() + 0.02)
     await eventually(lambda: fired)
     assert fired == ["open"]
+
+
+async def test_what_no_longer_stands_is_not_fired() -> None:
+    fired: list[Hashable] = []
+    gone = {"first", "third"}
+    timers = Timers(fired.append, lambda timer: timer not in gone)
+    now = time.monotonic()
+    for i, name in enumerate(("first", "second", "third", "fourth", "fifth")):
+        timers.set(name, now + 0.002 * i)
+    gone.add("fourth")
+    await eventually(lambda: "fifth" in fired)
+    assert fired == ["second", "fifth"]
+
+
+@pytest.mark.parametrize("ahead_s", [0.000_2, 0.000_4, 0.002_3])
+def test_the_loop_is_not_asked_again_and_again(ahead_s: float) -> None:
+    """uvloop counts milliseconds, and fires at once what is less than half of one away."""
+    looks = 0
+
+    async def one_timer() -> None:
+        nonlocal looks
+        fired = asyncio.Event()
+
+        def stands(_timer: Hashable) -> bool:
+            nonlocal looks
+            looks += 1
+            return True
+
+        timers = Timers(lambda _: fired.set(), stands)
+        timers.set("x", time.monotonic() + ahead_s)
+        await fired.wait()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(one_timer())
+    assert looks <= 4

@@ -90,6 +90,13 @@ async def never():
     await asyncio.Event().wait()
 
 
+async def test_no_task_waits_for_each_method(process):
+    """grpc would look through all of them at the beginning of every call."""
+    await process.start()
+    assert await process.health() == NOT_SERVING
+    assert not [task for task in asyncio.all_tasks() if "registered" in repr(task)]
+
+
 async def test_ready_is_announced_when_the_data_path_is(process):
     process.roots = {"never": never()}
     await process.start()

@@ -57,3 +57,7 @@ class TieTimer:
 @dataclass(frozen=True, slots=True)
 class Tick:
     """The periodic look for attempts that are overdue."""
+
+
+# They concern one query, and nothing once it is answered or has failed.
+OF_QUERY = (DeadlineTimer, HedgeTimer, DrillTimer, TieTimer)

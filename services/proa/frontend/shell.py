@@ -18,6 +18,7 @@ from proa.dispatch import Engine
 from proa.dispatch import actions as ac
 from proa.dispatch import events as ev
 from proa.dispatch.events import ErrorKind
+from proa.dispatch.timers import OF_QUERY
 from proa.errors import ProaError
 from proa.frontend.addresses import WorkerAddress
 from proa.frontend.agreement import agreement
@@ -102,7 +103,7 @@ class Shell:
         self._parity: dict[int, dict[int, Tensors]] = {}
         self._attempts: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timers = Timers(lambda timer: self.report(ev.TimerFired(timer)))
+        self._timers = Timers(lambda timer: self.report(ev.TimerFired(timer)), self._stands)
         self._next = 0
         self._perform: dict[type, Callable[[Any], object]] = {
             ac.Send: self._send,
@@ -182,6 +183,13 @@ class Shell:
         """Tell the engine, and do what it says."""
         for action in self.engine.handle(event, time.monotonic()):
             self._perform[type(action)](action)
+
+    def _stands(self, timer: Hashable) -> bool:
+        """Whether the engine would still do something about `timer`."""
+        if not isinstance(timer, OF_QUERY):
+            return True
+        query = self.engine.state.queries.get(timer.query)
+        return query is not None and not query.settled
 
     async def close(self) -> None:
         """Stop everything that runs for this model."""
