@@ -24,7 +24,8 @@ from proa.telemetry import TraceContext, new_context, parse, to_metadata
 
 EAGER = "groupMsMax: 1, idleReserve: 0, qualitySample: 0"
 PARITY = f"policy: parity, patience: first, {EAGER}"
-HEDGE = f"policy: hedge, hedge: {{delayMs: 1, budgetPercent: 100}}, {EAGER}"
+# Late enough for two requests to be at a worker each before the first is hedged.
+HEDGE = f"policy: hedge, hedge: {{delayMs: 200, budgetPercent: 100}}, {EAGER}"
 NEVER_LATE_MS = 60_000.0
 # A request that is slow on a busy machine would be told, too.
 CALM = {"latency_ms": NEVER_LATE_MS, "canary_s": 600.0}
@@ -251,9 +252,13 @@ async def test_each_request_of_a_stream_is_a_span_of_its_own(tmp_path, collector
 
 async def test_a_hedge_that_won_is_told_and_counted(tmp_path, collector):
     async with cluster(tmp_path, HEDGE, workers=2, **CALM) as served:
-        slow, _ = served.workers
-        slow.pause()
-        found = await asyncio.gather(*(served.infer(request(timeout=30_000_000)) for _ in range(2)))
+        slow, fast = served.workers
+        for worker in served.workers:
+            worker.pause()
+        both = asyncio.gather(*(served.infer(request(timeout=30_000_000)) for _ in range(2)))
+        await eventually(lambda: slow.busy and fast.busy)
+        fast.resume()
+        found = await both
         assert {one.parameters["proa.source"].string_param for one in found} == {"worker", "hedge"}
         slow.resume()
         (told,) = await collector.wait(lambda spans: kept(spans, "hedge"))
