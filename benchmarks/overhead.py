@@ -13,10 +13,14 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tritonclient.grpc.aio as triton
+from tritonclient.grpc.aio import InferenceServerClient as Client
 
 from proa import spec as specs
 from proa.local.embedded import embedded
@@ -38,25 +42,32 @@ def query_for(spec: CodedModel) -> triton.InferInput:
     return query
 
 
+@asynccontextmanager
+async def clients(path: Path, **options: Any) -> AsyncIterator[tuple[Client, Client]]:
+    """Of a worker and of the frontend, while both run."""
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = Options(run_dir=Path(folder), port=0, admin_port=0, **options)
+        async with embedded([path], chosen) as running:
+            await running.supervisor.ready()
+            worker = next(p for p in running.topology.processes if p.name == "worker-0")
+            async with (
+                Client(f"127.0.0.1:{worker.port}") as direct,
+                Client(running.topology.address) as frontend,
+            ):
+                yield direct, frontend
+
+
 async def measure(path: Path) -> dict[str, float]:
     """Median latencies in ms, and their difference and ratio."""
     spec = specs.load(path)
     query = query_for(spec)
-    with tempfile.TemporaryDirectory() as folder:
-        options = Options(run_dir=Path(folder), port=0, admin_port=0, workers=WORKERS)
-        async with embedded([path], options) as running:
-            await running.supervisor.ready()
-            worker = next(p for p in running.topology.processes if p.name == "worker-0")
-            async with (
-                triton.InferenceServerClient(f"127.0.0.1:{worker.port}") as direct,
-                triton.InferenceServerClient(running.topology.address) as frontend,
-            ):
-                took: dict[str, list[float]] = {"direct": [], "frontend": []}
-                for _ in range(ROUNDS):
-                    for name, client in (("direct", direct), ("frontend", frontend)):
-                        started = time.perf_counter()
-                        await client.infer(spec.name, [query])
-                        took[name].append(1e3 * (time.perf_counter() - started))
+    took: dict[str, list[float]] = {"direct": [], "frontend": []}
+    async with clients(path, workers=WORKERS) as (direct, frontend):
+        for _ in range(ROUNDS):
+            for name, client in (("direct", direct), ("frontend", frontend)):
+                started = time.perf_counter()
+                await client.infer(spec.name, [query])
+                took[name].append(1e3 * (time.perf_counter() - started))
     medians = {name: float(np.median(values[WARM_UP:])) for name, values in took.items()}
     return {
         "direct_p50_ms": round(medians["direct"], 3),
@@ -72,25 +83,18 @@ async def measure_turns(path: Path) -> dict[str, float]:
     query there at a time (`alone`), and with one that waits for the one before (`queued`)."""
     spec = specs.load(path)
     query = query_for(spec)
-    with tempfile.TemporaryDirectory() as folder:
-        options = Options(
-            run_dir=Path(folder), port=0, admin_port=0, workers=1, service_ms=SERVICE_MS
-        )
-        async with embedded([path], options) as running:
-            await running.supervisor.ready()
-            worker = next(p for p in running.topology.processes if p.name == "worker-0")
-            async with triton.InferenceServerClient(f"127.0.0.1:{worker.port}") as client:
+    took: dict[int, list[float]] = {1: [], 2: []}
+    async with clients(path, workers=1, service_ms=SERVICE_MS) as (worker, _):
 
-                async def ask(count: int) -> None:
-                    for _ in range(count):
-                        await client.infer(spec.name, [query])
+        async def ask(count: int) -> None:
+            for _ in range(count):
+                await worker.infer(spec.name, [query])
 
-                took: dict[int, list[float]] = {1: [], 2: []}
-                for _ in range(TURNS):
-                    for at_once, values in took.items():
-                        started = time.perf_counter()
-                        await asyncio.gather(*(ask(QUERIES // at_once) for _ in range(at_once)))
-                        values.append(1e3 * (time.perf_counter() - started) / QUERIES - SERVICE_MS)
+        for _ in range(TURNS):
+            for at_once, values in took.items():
+                started = time.perf_counter()
+                await asyncio.gather(*(ask(QUERIES // at_once) for _ in range(at_once)))
+                values.append(1e3 * (time.perf_counter() - started) / QUERIES - SERVICE_MS)
     return {
         "worker_alone_ms": round(float(np.median(took[1])), 3),
         "worker_queued_ms": round(float(np.median(took[2])), 3),

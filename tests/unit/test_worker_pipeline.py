@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 
@@ -41,8 +42,9 @@ class Stages:
 
 
 @pytest.fixture
-def elsewhere() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1)
+def elsewhere() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as found:
+        yield found
 
 
 def test_a_lone_job_stays_on_one_thread() -> None:

@@ -201,12 +201,11 @@ class TritonPythonModel:
         program = self._programs[name]
         layers = len(self._layers) if self._package.checked(name) else 0
         with self._bitflips.during(hits, program, layers):
-            outputs, verdict = split_verdict(program(*inputs), self._package.checked(name))
-        outputs = tuple(output.contiguous().to("cpu") for output in outputs)
+            found = program(*inputs)
+        # The verdict too: later it would wait on the device for the computation that comes next.
+        hosted = tuple(tensor.contiguous().to("cpu") for tensor in found)
+        outputs, verdict = split_verdict(hosted, self._package.checked(name))
         outputs = self._bitflips.of_outputs(hits, outputs)
-        if verdict is not None:
-            # Now: later it would wait on the device for the computation that comes next.
-            verdict = verdict.to("cpu")
         # Stands for a slower device: the worker is held, as a GPU would be.
         time.sleep(max(0.0, started + self._service_s - time.monotonic()))
         return outputs, verdict
