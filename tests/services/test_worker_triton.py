@@ -236,6 +236,24 @@ def test_a_cancelled_query_is_not_computed(client: Any) -> None:
     assert 0.5 <= time.monotonic() - started < 1.0
 
 
+def test_a_query_cancelled_during_a_computation_of_the_usual_length(client: Any) -> None:
+    """The worker knows by then when the turn of the next comes, and looks at it just before."""
+    inject(client, **fault(faults_pb2.DELAY, delay_ms=500))
+    infer(client, images(1))
+    started = time.monotonic()
+    _, first = later(client, images(1))
+    with pytest.raises(TimeoutError):
+        first.result(0.1)
+    call, second = later(client, images(1))
+    with pytest.raises(TimeoutError):
+        second.result(0.1)
+    _, third = later(client, images(1))
+    call.cancel()
+    for future in (first, third):
+        np.testing.assert_allclose(future.result(5), expected(images(1)), atol=1e-6)
+    assert 1.0 <= time.monotonic() - started < 1.5
+
+
 def test_delay_holds_the_worker_and_ends_by_itself(client: Any) -> None:
     inject(client, **fault(faults_pb2.DELAY, ttl_ms=800, delay_ms=500))
     started = time.monotonic()

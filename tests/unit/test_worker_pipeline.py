@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -88,6 +89,42 @@ def test_only_one_waits(elsewhere: ThreadPoolExecutor) -> None:
         stages.go[job].set()
     stages.pipeline.close(WAIT_S)
     assert sorted(stages.finished) == [0, 1, 2]
+
+
+def test_when_the_turn_of_a_waiting_job_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    stages = Stages(fails=frozenset({1}))
+    assert stages.pipeline.left_s() == 0.0
+    for job, seconds in ((0, 5.0), (1, 1.0)):
+        stages.pipeline.put(job)
+        assert stages.begun[job].wait(WAIT_S)
+        clock[0] += seconds
+        stages.go[job].set()
+    assert stages.done.acquire(timeout=WAIT_S)
+    stages.pipeline.put(2)
+    assert stages.begun[2].wait(WAIT_S)
+    assert stages.pipeline.left_s() == 5.0  # what failed says nothing
+    clock[0] += 2.0
+    assert stages.pipeline.left_s() == 3.0
+    clock[0] += 4.0
+    assert stages.pipeline.left_s() == 0.0
+    stages.go[2].set()
+    stages.pipeline.close(WAIT_S)
+
+
+def test_whether_a_job_still_waits() -> None:
+    stages = Stages()
+    stages.pipeline.put(0)
+    assert stages.begun[0].wait(WAIT_S)
+    assert stages.pipeline.taken_within(0.0)
+    stages.pipeline.put(1)
+    assert not stages.pipeline.taken_within(0.01)
+    stages.go[0].set()
+    assert stages.pipeline.taken_within(WAIT_S)
+    stages.go[1].set()
+    stages.pipeline.close(WAIT_S)
+    assert stages.pipeline.idle()
 
 
 def test_what_is_not_computed_is_not_finished() -> None:

@@ -46,16 +46,22 @@ log = logging.getLogger(__name__)
 _CODES = {"INVALID_ARGUMENT": "INVALID_ARG", "UNAVAILABLE": "UNAVAILABLE", "CANCELLED": "CANCELLED"}
 _HOLDING = (FaultKind.DELAY, FaultKind.PAUSE)
 FINISH_S = 5.0  # for what is computed when Triton unloads the model
+# How long before its turn a waiting request is looked at. The frontend cancels none of a worker
+# that is three of its ways (milliseconds) from an answer; what comes later is computed in vain.
+LOOK_AHEAD_S = 0.003
 
 
 @dataclass(slots=True)
 class _Job:
     """A request on its way through the worker. `waits`: it came while another one computed;
-    `load`: computations finished and microseconds busy, by the end of its own."""
+    `looked_at`: when Triton was asked whether it is `cancelled`; `load`: computations finished and
+    microseconds busy, by the end of its own."""
 
     request: Any
     sender: Any
     waits: bool
+    cancelled: bool = False
+    looked_at: float = 0.0
     parameters: Mapping[str, Any] = field(default_factory=dict)
     program: str = ""
     wanted: Set[str] = frozenset()
@@ -106,6 +112,8 @@ class TritonPythonModel:
             job = _Job(request, request.get_response_sender(), waits=not self._pipeline.idle())
             if _did(self._take, job):
                 self._pipeline.put(job)
+                if job.waits:
+                    self._look_ahead(job)
 
     def finalize(self) -> None:
         self._pipeline.close(FINISH_S)
@@ -113,6 +121,7 @@ class TritonPythonModel:
             self._record.close()
         if self._tracing:
             self._tracing.close(timeout_s=1.0)
+        gc.unfreeze()  # what is never collected, extensions of torch call a leak
 
     def _load(self, folder: Path) -> dict[str, Program]:
         by_hash: dict[str, Program] = {}
@@ -135,11 +144,19 @@ class TritonPythonModel:
         job.wanted = _wanted(request, signature)
         job.inputs = self._inputs(request, signature)
 
+    def _look_ahead(self, job: _Job) -> None:
+        """Ask shortly before its turn whether a waiting job is cancelled: Triton takes as long to
+        say so as a small program to compute, and then nothing is computed."""
+        if not self._pipeline.taken_within(max(0.0, self._pipeline.left_s() - LOOK_AHEAD_S)):
+            _look(job)
+
     def _compute(self, job: _Job) -> None:
-        # A call to Triton, which takes as long as a small program: not for what comes to idle
-        # hands, which cannot have been cancelled while it waited.
-        if job.waits and job.request.is_cancelled():
-            raise RequestCancelled("cancelled before it was computed")
+        # What came to idle hands cannot have been cancelled while it waited.
+        if job.waits:
+            if time.monotonic() - job.looked_at > 2 * LOOK_AHEAD_S:
+                _look(job)
+            if job.cancelled:
+                raise RequestCancelled("cancelled before it was computed")
         hits = self._injector.draw(job.program)
         if job.parameters.get("proa.canary"):
             # The canary asks whether the worker computes; what is done to answers is for clients.
@@ -217,6 +234,11 @@ def _record() -> faults.FaultRecord | None:
     if not scratch or not (Path(scratch) / faults.FILE_NAME).exists():
         return None
     return faults.FaultRecord(Path(scratch))
+
+
+def _look(job: _Job) -> None:
+    job.cancelled = job.request.is_cancelled()
+    job.looked_at = time.monotonic()
 
 
 def _did(step: Callable[[_Job], None], job: _Job) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -31,6 +32,7 @@ class Pipeline(Generic[Job]):
         self._computed: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._room = threading.Lock()  # held while a job waits
         self._computing = False
+        self._began, self._took_s = 0.0, 0.0
         self._threads = [
             threading.Thread(target=work, name=name, daemon=True)
             for name, work in (("compute", self._compute_all), ("finish", self._finish_all))
@@ -47,6 +49,17 @@ class Pipeline(Generic[Job]):
         self._room.acquire()
         self._waiting.put(job)
 
+    def left_s(self) -> float:
+        """Seconds until the computation that runs ends, if it takes as long as the last did."""
+        return max(0.0, self._began + self._took_s - time.monotonic())
+
+    def taken_within(self, timeout_s: float) -> bool:
+        """Whether no job waits, at the latest after `timeout_s`. For the thread that puts jobs."""
+        taken = self._room.acquire(timeout=timeout_s)
+        if taken:
+            self._room.release()
+        return taken
+
     def close(self, timeout_s: float) -> None:
         """Returns once all that was put is finished, or after `timeout_s` for each thread."""
         self._waiting.put(None)
@@ -56,9 +69,10 @@ class Pipeline(Generic[Job]):
     def _compute_all(self) -> None:
         self._begin()
         while (job := self._waiting.get()) is not None:
-            self._computing = True
+            self._computing, self._began = True, time.monotonic()
             self._room.release()
             if self._compute(job):
+                self._took_s = time.monotonic() - self._began
                 if self._waiting.empty():
                     self._finish(job)
                 else:
