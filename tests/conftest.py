@@ -41,6 +41,11 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
+def pytest_unconfigure() -> None:
+    """What is never collected, extensions of torch call a leak, below pytest's closing line."""
+    gc.unfreeze()
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     seed = config.getoption("--hypothesis-seed", default=None)
     chosen = (

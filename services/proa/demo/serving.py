@@ -8,8 +8,9 @@ import json as jsonlib
 import platform
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -64,15 +65,10 @@ def main(*, quick: bool, out: Path, seed: int, json: bool) -> int:
     spec = train_digits(out, ks=(2,), seed=seed, quick=quick, progress=not json)
     console.print(f"[bold]2/3[/] starting {WORKERS} Triton workers, encoder, decoder, frontend …")
     scenario = make_scenario(seed=seed, quick=quick)
-    runs = asyncio.run(_run(scenario, spec, out, console))
+    report = asyncio.run(play(scenario, spec, out, console))
     console.print("[bold]3/3[/] writing the report …")
-    config = ReportConfig(
-        policies={c.name: c.label for c in scenario.contenders},
-        phases=scenario.phases,
-        deadline_s=DEADLINE_S,
-        facts={**scenario.facts, **_versions(), "seconds": round(time.monotonic() - started, 1)},
-    )
-    report = build_report(runs.records, runs.windows, runs.extra_work, config)
+    facts = {**report.config.facts, "seconds": round(time.monotonic() - started, 1)}
+    report = replace(report, config=replace(report.config, facts=facts))
     paths = write_report(report, out)
     if json:
         sys.stdout.write(jsonlib.dumps(to_json(report)) + "\n")
@@ -99,7 +95,11 @@ def _versions() -> Mapping[str, str]:
     }
 
 
-async def _run(scenario: Scenario, spec: Path, out: Path, console: Console) -> Runs:
+async def play(scenario: Scenario, spec: Path, out: Path, console: Console) -> Report:
+    """Each policy of the scenario through all phases, on one running system.
+
+    spec: of the digits' model, trained into `out`.
+    """
     options = Options(
         run_dir=out / "run",
         port=0,
@@ -123,7 +123,13 @@ async def _run(scenario: Scenario, spec: Path, out: Path, console: Console) -> R
                     await _Run(scenario, contender, stage, held_out(out), runs).play(console)
             finally:
                 await stage.close()
-    return runs
+    config = ReportConfig(
+        policies={c.name: c.label for c in scenario.contenders},
+        phases=scenario.phases,
+        deadline_s=DEADLINE_S,
+        facts={**scenario.facts, **_versions()},
+    )
+    return build_report(runs.records, runs.windows, runs.extra_work, config)
 
 
 class _Run:
@@ -143,28 +149,32 @@ class _Run:
     async def play(self, console: Console) -> None:
         """Load, faults and bookkeeping side by side, all from the same start."""
         schedule = poisson_schedule(RATE_HZ, self._scenario.duration_s, self._scenario.seed)
-        # This process has torch, for training: a collection that looks at all of it takes 145 ms,
-        # in which no request is sent and no answer read.
-        gc.collect()
-        gc.freeze()
-        # No retries of the client's own: what a policy loses is to be seen.
-        async with AsyncClient(self._stage.address, deadline_s=DEADLINE_S, retry=False) as client:
-
-            async def send(index: int) -> Outcome:
-                answer = await client.infer("digits", {"image": self._image(index)})
-                return Outcome(True, answer.source, "", answer["logits"])
-
-            self._start = asyncio.get_running_loop().time() + 0.1
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._slow())
-                tasks.create_task(self._kill())
-                tasks.create_task(self._account())
-                load = tasks.create_task(
-                    run_open_loop(send, schedule, inflight_max=INFLIGHT_MAX, start_s=self._start)
-                )
-        self._runs.records += [self._record(r, float(schedule[r.index])) for r in load.result()]
-        failed = sum(1 for r in load.result() if not r.ok)
+        with _frozen():
+            # No retries of the client's own: what a policy loses is to be seen.
+            async with AsyncClient(
+                self._stage.address, deadline_s=DEADLINE_S, retry=False
+            ) as client:
+                found = await self._under_load(client, schedule)
+        self._runs.records += [self._record(r, float(schedule[r.index])) for r in found]
+        failed = sum(1 for r in found if not r.ok)
         console.print(f"    {self._policy:<17} {len(schedule)} requests, {failed} failed")
+
+    async def _under_load(
+        self, client: AsyncClient, schedule: NDArray[np.float64]
+    ) -> Sequence[Record]:
+        async def send(index: int) -> Outcome:
+            answer = await client.infer("digits", {"image": self._image(index)})
+            return Outcome(True, answer.source, "", answer["logits"])
+
+        self._start = asyncio.get_running_loop().time() + 0.1
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._slow())
+            tasks.create_task(self._kill())
+            tasks.create_task(self._account())
+            load = tasks.create_task(
+                run_open_loop(send, schedule, inflight_max=INFLIGHT_MAX, start_s=self._start)
+            )
+        return load.result()
 
     def _which(self, index: int) -> int:
         return int(self._order[index % len(self._order)])
@@ -228,6 +238,18 @@ class _Run:
             after = await self._stage.work()
             self._runs.extra_work[self._policy, phase.name] = _percent(before, after)
             before = after
+
+
+@contextmanager
+def _frozen() -> Iterator[None]:
+    """This process has torch, for training: a collection that looks at all of it takes 145 ms, in
+    which no request is sent and no answer read."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _percent(before: Work, after: Work) -> float:
