@@ -24,9 +24,9 @@ def busy(workers: int = 2, **config: object) -> Script:
     return story
 
 
-def knowing_the_way() -> Script:
+def knowing_the_way(workers: int = 2) -> Script:
     """As `busy`; it is known that a computation takes SERVICE_S, of which WAY_S is the way."""
-    story = busy()
+    story = busy(workers)
     for _ in range(20):
         story.engine.state.way.add(SERVICE_S - WAY_S, hidden=True)
     return story
@@ -137,14 +137,29 @@ def test_it_stays_where_it_is_about_to_begin(ways: float):
     assert only(story.query(4), ac.Send).worker == story.where(2)
 
 
-def test_it_is_taken_back_when_its_worker_turns_out_to_be_late():
-    story = knowing_the_way()
-    story.query(3)
-    story.advance(SERVICE_S - 0.002)
-    assert none_of(story.answer(2), ac.Cancel, ac.Send)
-    actions = story.advance(2 * SERVICE_S)
-    assert any(isinstance(action, ac.Cancel) for action in actions)
-    assert story.sends(3)[-1].worker == story.where(2)
+def test_it_is_taken_back_when_its_worker_is_stuck_not_when_it_is_a_little_late():
+    story = knowing_the_way(3)
+    story.query(4)
+    story.advance(SERVICE_S - 0.003)
+    for query in (2, 3):
+        assert none_of(story.answer(query), ac.Cancel, ac.Send)
+    late = only(story.advance(0.45 * SERVICE_S), ac.Send)
+    assert (late.query, late.source) == (1, Source.HEDGE)
+    back = only(story.advance(0.1 * SERVICE_S), ac.Cancel)
+    assert back.attempt == story.sends(4)[0].attempt
+    assert story.sends(4)[-1].worker in {story.where(2), story.where(3)} - {late.worker}
+
+
+def test_when_its_worker_counts_as_stuck_follows_what_is_typical():
+    story = knowing_the_way(3)
+    story.query(4)
+    story.advance(SERVICE_S - 0.003)
+    for query in (2, 3):
+        story.answer(query)
+    for _ in range(64):
+        story.engine.state.latency.add(1.5 * SERVICE_S)
+    assert none_of(story.advance(0.9 * SERVICE_S), ac.Cancel)
+    assert only(story.advance(0.4 * SERVICE_S), ac.Cancel).attempt == story.sends(4)[0].attempt
 
 
 def test_a_worker_that_dies_costs_it_nothing():

@@ -282,8 +282,8 @@ class Engine:
                 self.coding.expired(group, now)
             case DrillTimer(query):
                 self._drills.over(query, now)
-            case TieTimer():
-                pass  # what it calls for comes after every event: `_send_queries`
+            case TieTimer(query):
+                self._tied.watch(query, now)  # taking back comes after each event: `_send_queries`
             case Tick():
                 self._ticking = False
                 self._fleet.suspect_overdue(now)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from proa.dispatch.actions import Cancel, SetTimer, Source
+from proa.dispatch.latency import LATE_MAX
 from proa.dispatch.query import Attempt, Query
 from proa.dispatch.state import State
 from proa.dispatch.timers import TieTimer
@@ -56,10 +57,16 @@ class TiedSends:
             worker = self._host(now) if self._may(query) else None
             if worker is None:
                 return
-            late_at = worker.since + state.latency.late_after_s()
             self._ties[query.id] = self._send(query, worker, Source.WORKER, now).id
             state.stats.tied["sent"] += 1
-            state.out.append(SetTimer(TieTimer(query.id), late_at))
+            self.watch(query.id, now)
+
+    def watch(self, query: int, now: float) -> None:
+        """See that a tied query is looked at when its worker is stuck: another may be idle then."""
+        if query in self._ties:
+            stuck_at = self._worker(query).since + self._about_to_begin()[1]
+            if stuck_at > now:
+                self._state.out.append(SetTimer(TieTimer(query), stuck_at))
 
     def _host(self, now: float) -> Worker | None:
         """The worker that is likely to be done first with a query; None: each is late, or was slow
@@ -93,19 +100,23 @@ class TiedSends:
 
     def first_due(self, queue: Iterable[int], now: float) -> Query | None:
         """The first query of `queue` that is not about to begin where it is tied."""
-        early_s, late_s = self._about_to_begin() if self._ties else (0.0, 0.0)
+        soon_s, stuck_s = self._about_to_begin() if self._ties else (0.0, 0.0)
         for query in queue:
             since = self._worker(query).since if query in self._ties else None
-            if since is None or not since + early_s <= now < since + late_s:
+            if since is None or not since + soon_s <= now < since + stuck_s:
                 return self._state.queries[query]
         return None
 
     def _about_to_begin(self) -> tuple[float, float]:
-        """How long a worker has run what it runs when it is about to begin what waits there."""
+        """From when to when a worker that runs something is about to begin what waits there.
+
+        An answer that is a little late says nothing yet: the worker has begun by then, most often,
+        and who takes the query back has it computed in vain.
+        """
         state = self._state
         typical_s = state.latency.typical_s()
-        soon_s = WAYS * state.way.time_s() if state.way.known else SOON_MEDIANS * typical_s
-        return typical_s - soon_s, min(state.latency.late_after_s(), typical_s + soon_s)
+        ways_s = WAYS * state.way.time_s() if state.way.known else SOON_MEDIANS * typical_s
+        return typical_s - ways_s, min(typical_s + ways_s, LATE_MAX * typical_s)
 
     def _worker(self, query: int) -> Worker:
         worker = self._state.workers.get(self._state.attempts[self._ties[query]].worker)

@@ -49,7 +49,7 @@ class ExpiryTimer:
 
 @dataclass(frozen=True, slots=True)
 class TieTimer:
-    """The worker that a query is tied to is late: from now on any other will do."""
+    """The worker that a query is tied to is stuck: from now on any other will do."""
 
     query: int
 
