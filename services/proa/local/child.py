@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from proa.local.session import Family
+from proa.local.session import Family, alive
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _LINE_BYTES_MAX = 8192
@@ -86,9 +86,11 @@ class Child:
         """Kill what is left of all it started and read the rest of the output."""
         loop = asyncio.get_running_loop()
         end = loop.time() + _REAP_S_MAX
-        # The kernel tells of the end of a child, not of the end of a child's child.
-        while self.family.signal(signal.SIGKILL) and loop.time() < end:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        # The kernel tells of the end of a child, not of the end of a child's child. Who is ending
+        # starts nobody: the rest of the machine need not be looked at meanwhile.
+        while (members := self.family.signal(signal.SIGKILL)) and loop.time() < end:
+            while alive(members) and loop.time() < end:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         await self.exited()
         self._cleared = True
         # Somebody else may hold the pipe open: it is not waited for.

@@ -218,7 +218,8 @@ class ManagedProcess:
             exited.cancel()
         if watch.done() and not watch.cancelled():
             watch.result()  # raises what it raised
-        child.kill()
+        if child.running:
+            child.kill()
         status = await child.exited()
         await child.clear()
         self._ended(child, status)
