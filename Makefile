@@ -32,7 +32,7 @@ TORCH_PIN := $(shell sed -n '/^torch==/p' constraints.txt)
 GENERATED := proa/api/v1
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 
-.PHONY: help demo test test-long e2e check proto docs install images push results-demo results-overhead results-telemetry results-console results-abft results-campaign results-store clean
+.PHONY: help demo test test-long e2e check proto docs install images push results-demo results-pairs results-overhead results-telemetry results-console results-abft results-campaign results-store clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -89,6 +89,9 @@ results-demo: $(RUNTIME) ## measure the demo; numbers and picture into docs/resu
 	cp out/demo/report.svg docs/results/demo.svg
 	cp out/demo/metrics.json docs/results/digits.json
 	$(BIN)/python benchmarks/readme_block.py
+
+results-pairs: $(RUNTIME) ## measure pairs of none and auto after make demo, into docs/results (20 minutes)
+	$(BIN)/python benchmarks/demo_pairs.py out/demo --out docs/results/demo-pairs.json
 
 results-overhead: $(RUNTIME) ## measure what the frontend adds to a request, into docs/results
 	mkdir -p docs/results
