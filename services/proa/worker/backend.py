@@ -12,6 +12,7 @@ import gc
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -54,14 +55,17 @@ LOOK_AHEAD_S = 0.003
 @dataclass(slots=True)
 class _Job:
     """A request on its way through the worker. `waits`: it came while another one computed;
-    `looked_at`: when Triton was asked whether it is `cancelled`; `load`: computations finished and
-    microseconds busy, by the end of its own."""
+    `looked_at`: when Triton was asked whether it is `cancelled`, which it must not be once it is
+    `answered`: the request is gone then (`lock`). `load`: computations finished and microseconds
+    busy, by the end of its own."""
 
     request: Any
     sender: Any
     waits: bool
     cancelled: bool = False
     looked_at: float = 0.0
+    answered: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     program: str = ""
     wanted: Set[str] = frozenset()
@@ -153,8 +157,7 @@ class TritonPythonModel:
     def _compute(self, job: _Job) -> None:
         # What came to idle hands cannot have been cancelled while it waited.
         if job.waits:
-            if time.monotonic() - job.looked_at > 2 * LOOK_AHEAD_S:
-                _look(job)
+            _look(job)
             if job.cancelled:
                 raise RequestCancelled("cancelled before it was computed")
         hits = self._injector.draw(job.program)
@@ -237,8 +240,11 @@ def _record() -> faults.FaultRecord | None:
 
 
 def _look(job: _Job) -> None:
-    job.cancelled = job.request.is_cancelled()
-    job.looked_at = time.monotonic()
+    """Ask Triton whether the job is cancelled, unless it was asked just now."""
+    with job.lock:
+        if not job.answered and time.monotonic() - job.looked_at > 2 * LOOK_AHEAD_S:
+            job.cancelled = job.request.is_cancelled()
+            job.looked_at = time.monotonic()
 
 
 def _did(step: Callable[[_Job], None], job: _Job) -> bool:
@@ -264,10 +270,12 @@ def _fail(job: _Job, message: str, code: str) -> None:
 
 
 def _send(job: _Job, response: Any) -> None:
-    try:
-        job.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-    except Exception:  # Triton has given the request up, and a second answer would not help
-        log.exception("an answer was not sent")
+    with job.lock:
+        job.answered = True
+        try:
+            job.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except Exception:  # Triton has given the request up, and a second answer would not help
+            log.exception("an answer was not sent")
 
 
 def _wanted(request: Any, signature: ProgramSignature) -> set[str]:
