@@ -90,7 +90,7 @@ results-demo: $(RUNTIME) ## measure the demo; numbers and picture into docs/resu
 	cp out/demo/metrics.json docs/results/digits.json
 	$(BIN)/python benchmarks/readme_block.py
 
-results-pairs: $(RUNTIME) ## measure pairs of none and auto after make demo, into docs/results (20 minutes)
+results-pairs: $(RUNTIME) ## measure pairs of none and auto after make demo, into docs/results (15 minutes)
 	$(BIN)/python benchmarks/demo_pairs.py out/demo --out docs/results/demo-pairs.json
 
 results-overhead: $(RUNTIME) ## measure what the frontend adds to a request, into docs/results

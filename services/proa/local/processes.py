@@ -218,11 +218,8 @@ class ManagedProcess:
             exited.cancel()
         if watch.done() and not watch.cancelled():
             watch.result()  # raises what it raised
-        if child.running:
-            child.kill()
-        status = await child.exited()
         await child.clear()
-        self._ended(child, status)
+        self._ended(child, await child.exited())
 
     def _ended(self, child: Child, status: int) -> None:
         """It and all it started are gone. Raises Unavailable when it is not to come back."""

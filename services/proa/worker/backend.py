@@ -47,8 +47,8 @@ log = logging.getLogger(__name__)
 _CODES = {"INVALID_ARGUMENT": "INVALID_ARG", "UNAVAILABLE": "UNAVAILABLE", "CANCELLED": "CANCELLED"}
 _HOLDING = (FaultKind.DELAY, FaultKind.PAUSE)
 FINISH_S = 5.0  # for what is computed when Triton unloads the model
-# How long before its turn a waiting request is looked at. The frontend cancels none of a worker
-# that is three of its ways (milliseconds) from an answer; what comes later is computed in vain.
+# How long before its turn a waiting request is looked at. The frontend takes no tied query back
+# from a worker that is three ways (milliseconds) from an answer; a later cancel may be in vain.
 LOOK_AHEAD_S = 0.003
 
 
