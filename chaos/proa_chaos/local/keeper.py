@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from proa.errors import Unavailable
+from proa.local.priority import kill
 from proa.local.run_file import read_run
 from proa.local.session import Family, start_ticks
 
@@ -72,7 +73,7 @@ class Kill:
         for name in self._names:
             pid = pid_of(self._run_dir, name)
             if pid is not None:
-                Family(pid).signal(signal.SIGKILL)
+                kill(Family(pid).members())
 
     def end(self) -> None:
         """Their supervisor starts them."""
@@ -97,7 +98,7 @@ class Drain:
     def look(self) -> None:
         pid = self._pid()
         if pid is not None and (pid != self._leaving or now_s() > self._grace_end_s):
-            Family(pid).signal(signal.SIGKILL)
+            kill(Family(pid).members())
 
     def end(self) -> None:
         """Its supervisor starts it."""

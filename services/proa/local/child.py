@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from proa.local.priority import kill
 from proa.local.session import Family, alive
 
 _LAUNCH = Path(__file__).with_name("launch.py")
@@ -66,13 +67,16 @@ class Child:
         return await asyncio.shield(self._exited)
 
     def signal(self, number: signal.Signals, *, tree: bool) -> None:
-        """Signal the process, or with `tree` everything it started as well."""
+        """Signal the process, or with `tree` everything it started as well. Of SIGKILL, who was
+        started lately hears in `clear`."""
         if not self.running:
             return
-        if tree:
-            self.family.signal(number)
-        else:
+        if not tree:
             signal.pidfd_send_signal(self._pidfd, number)
+        elif number is signal.SIGKILL:
+            kill(self.family.seen())
+        else:
+            self.family.signal(number)
 
     async def terminate(self, grace_s: float) -> None:
         """SIGTERM; when it has not ended after `grace_s` seconds, SIGKILL to all it started."""
@@ -87,8 +91,10 @@ class Child:
         loop = asyncio.get_running_loop()
         end = loop.time() + _REAP_S_MAX
         # The kernel tells of the end of a child, not of the end of a child's child. Who is ending
-        # starts nobody: the rest of the machine need not be looked at meanwhile.
-        while (members := self.family.signal(signal.SIGKILL)) and loop.time() < end:
+        # starts nobody: the rest of the machine need not be looked at meanwhile. In a thread: this
+        # one may have a load to generate.
+        while (members := await asyncio.to_thread(self.family.members)) and loop.time() < end:
+            kill(members)
             while alive(members) and loop.time() < end:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await self.exited()
@@ -100,7 +106,7 @@ class Child:
     def kill(self) -> None:
         """SIGKILL to it and all it started, at once, without waiting."""
         if not self._cleared:  # after that its pid may name another process
-            self.family.signal(signal.SIGKILL)
+            kill(self.family.members())
 
     def _reap(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)

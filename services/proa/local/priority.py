@@ -1,6 +1,7 @@
-"""Restarting processes at low priority, and back to normal when they are ready.
+"""Restarting processes at low priority, and back to normal when they are ready; ending ones too.
 
-A worker that comes back imports torch: seconds of full CPU, taken from those that serve. Two ways:
+A worker that comes back imports torch: seconds of full CPU, taken from those that serve. One that
+is killed gives its memory back: 30 to 50 ms of CPU. Two ways:
 
 - The nice value, where we may lower it again: CAP_SYS_NICE, or RLIMIT_NICE of at least 20.
 - The nice value of the session's autogroup. Where the kernel groups processes by session
@@ -19,14 +20,16 @@ import contextlib
 import logging
 import os
 import resource
+import signal
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from proa.local.session import Family
+from proa.local.session import Family, Member, send
 
 log = logging.getLogger(__name__)
 
-NICE_STARTING = 10  # an eleventh of the weight of a process at 0
+NICE_LOW = 10  # an eleventh of the weight of a process at 0
 _CAP_SYS_NICE = 23
 _AUTOGROUP_RETRY_S = 0.11
 _AUTOGROUP_TRIES_MAX = 100
@@ -48,7 +51,7 @@ class Priority:
     @property
     def start_nice(self) -> int:
         """The nice increment to start a process with."""
-        return NICE_STARTING if self.nice else 0
+        return NICE_LOW if self.nice else 0
 
     def describe(self) -> str:
         """For people: which way is used."""
@@ -63,7 +66,7 @@ class Priority:
         """
         family.members()
         for session in family.sessions - done:
-            await self._set_autogroup(session, NICE_STARTING)
+            await self._set_autogroup(session, NICE_LOW)
             done.add(session)
 
     async def restore(self, family: Family) -> None:
@@ -91,6 +94,24 @@ class Priority:
                 return
             else:
                 return
+
+
+def kill(members: Collection[Member]) -> None:
+    """SIGKILL, and low priority for what there is to do then, as far as it is ours to give: what a
+    dead worker costs the CPUs of others is no part of its failure."""
+    give_way(members)
+    send(members, signal.SIGKILL)
+
+
+def give_way(members: Collection[Member]) -> None:
+    """Low priority to these, both ways."""
+    for group in {member.group for member in members}:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PGRP, group, NICE_LOW)
+    # The newest first, where one write is all that is taken: Triton's, of a worker.
+    for session in sorted({member.session for member in members}, reverse=True):
+        with contextlib.suppress(OSError):
+            _write_autogroup(session, NICE_LOW)
 
 
 def _write_autogroup(pid: int, nice: int) -> None:

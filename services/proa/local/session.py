@@ -35,6 +35,7 @@ class Family:
 
     def __init__(self, leader: int) -> None:
         self.sessions = {leader}
+        self._seen: list[Member] = []
 
     def members(self) -> list[Member]:
         """Who lives now. One look at every process of the machine: a few milliseconds."""
@@ -43,18 +44,30 @@ class Family:
         while True:
             new = [m for m in others if m.session in self.sessions or m.parent in found]
             if not new:
-                return list(found.values())
+                self._seen = list(found.values())
+                return self._seen
             found |= {m.pid: m for m in new}
             self.sessions |= {m.session for m in new}
             others = [m for m in others if m.pid not in found]
 
-    def signal(self, number: signal.Signals) -> list[Member]:
-        """Send a signal to every member. Returns who they were."""
-        members = self.members()
-        for member in members:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(member.pid, number)
-        return members
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to every member."""
+        send(self.members(), number)
+
+    def seen(self) -> list[Member]:
+        """Who of those that `members` found last lives still: a look at them alone. Nobody looked
+        yet: `members`."""
+        if not self._seen:
+            return self.members()
+        now = (_member(seen.pid) for seen in self._seen)
+        return [member for member in now if member is not None and member.session in self.sessions]
+
+
+def send(members: Iterable[Member], number: signal.Signals) -> None:
+    """Send a signal to each of them."""
+    for member in members:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member.pid, number)
 
 
 def alive(members: Iterable[Member]) -> bool:
@@ -72,13 +85,13 @@ def start_ticks(pid: int) -> int | None:
 
 
 def _processes() -> list[Member]:
-    found: list[Member] = []
-    for name in os.listdir(_PROC):  # noqa: PTH208
-        if name.isdigit():
-            fields = _stat(int(name))
-            if fields is not None:
-                found.append(Member(int(name), *map(int, fields[1:4])))
-    return found
+    pids = (int(name) for name in os.listdir(_PROC) if name.isdigit())  # noqa: PTH208
+    return [member for pid in pids if (member := _member(pid)) is not None]
+
+
+def _member(pid: int) -> Member | None:
+    fields = _stat(pid)
+    return None if fields is None else Member(pid, *map(int, fields[1:4]))
 
 
 def _stat(pid: int) -> list[bytes] | None:
