@@ -162,7 +162,9 @@ class _Asked(Generic[T]):
         return self.found
 
     def __repr__(self) -> str:
-        return f"of spans {sorted({f'{s.service}:{s.name}' for s in self._collector.spans})}"
+        traces = [self._collector.trace(one) for one in {s.trace_id for s in self._collector.spans}]
+        told = [", ".join(f"{s.service}:{s.name}" for s in trace) for trace in traces]
+        return "of the traces\n" + "\n".join(sorted(told))
 
 
 class _Servicer(trace_service_pb2_grpc.TraceServiceServicer):

@@ -17,7 +17,7 @@ import pytest
 from fakes.eventually import eventually
 from proa.errors import InvalidRequest, Unavailable
 from proa.local.ports import Ports
-from proa.local.priority import NICE_LOW, Priority, give_way
+from proa.local.priority import NICE_LOW, Priority
 from proa.local.processes import Limits, ProcessSpec, State
 from proa.local.session import Family, start_ticks
 from proa.local.supervisor import Supervisor
@@ -318,25 +318,6 @@ async def test_a_restart_has_low_priority_until_ready_or_too_long(
         await supervisor.ready()
         await eventually(lambda: {niceness(p, priority) for p in family} == {0})
         await eventually(lambda: {os.getpriority(os.PRIO_PROCESS, p) for p in family} == {0})
-
-
-async def test_what_is_killed_ends_at_low_priority_with_all_it_started(world: World) -> None:
-    """Who is killed cannot be looked at; who is about to be can."""
-    priority = Priority.detect()
-    async with world.running(world.spec("a", GRANDCHILD="1")) as supervisor:
-        await supervisor.ready()
-        pid = pid_of(supervisor, "a")
-        assert pid is not None
-        family = Family(pid)
-        members = family.members()
-        assert len(members) == 2
-        give_way(members)
-        # Where the groups count by session, the unprivileged set one of them at a time.
-        assert NICE_LOW in {niceness(member.pid, priority) for member in members}
-        assert {os.getpriority(os.PRIO_PROCESS, m.pid) for m in members} == {NICE_LOW}
-        supervisor.kill("a")
-        await eventually(is_back(supervisor, "a", pid))
-        assert not family.seen()
 
 
 def niceness(pid: int, priority: Priority) -> int:
