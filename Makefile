@@ -20,6 +20,9 @@ REGISTRY ?=
 TAG ?=
 TRITON_IMAGE ?=
 
+# Tests and demo start some hundred Python processes: each would compile proa anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -32,7 +35,7 @@ TORCH_PIN := $(shell sed -n '/^torch==/p' constraints.txt)
 GENERATED := proa/api/v1
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 
-.PHONY: help demo test test-long e2e check proto docs install images push results-demo results-pairs results-overhead results-telemetry results-console results-abft results-campaign results-store clean
+.PHONY: help demo test test-images test-long e2e check proto docs install images push results-demo results-pairs results-overhead results-telemetry results-console results-abft results-campaign results-store clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -42,12 +45,15 @@ demo: $(RUNTIME) ## install, train, serve, break things, and report into out/dem
 
 test: $(DEV) $(CHECKOV) ## run the tests (under 10 minutes on two cores)
 ifeq ($(ARGS),)
-	$(BIN)/python -m pytest -m "not long and not cluster and not alone" -n $(JOBS) \
+	$(BIN)/python -m pytest -m "not long and not cluster and not images and not alone" -n $(JOBS) \
 	  --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m "alone and not long and not cluster" -n $(JOBS) --dist loadfile tests/e2e
 else
-	$(BIN)/python -m pytest -m "not long and not cluster" $(ARGS)
+	$(BIN)/python -m pytest -m "not long and not cluster and not images" $(ARGS)
 endif
+
+test-images: $(DEV) ## replay the build of an image without Docker, and run what is in it
+	$(BIN)/python -m pytest -m "images and not long" $(ARGS) tests/services
 
 test-long: $(DEV) $(CHECKOV) ## run the minutes-long campaigns too
 	$(BIN)/python -m pytest -m "not cluster" --timeout=3600 $(ARGS)
