@@ -35,8 +35,8 @@ def queue_gap_ms(seed: int, way_s: float) -> float:
     latencies, at = [], 0.0
     for _ in range(QUERIES):
         at += rng.expovariate(100.0)
-        begin = heapq.heappop(free)
-        begin = at if begin <= at else begin + way_s
+        free_at = heapq.heappop(free)
+        begin = at if free_at <= at else free_at + way_s
         end = begin + SERVICE_S * rng.gauss(1.0, JITTER)
         heapq.heappush(free, end)
         latencies.append(end - at)

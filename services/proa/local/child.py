@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from proa.local.priority import kill
-from proa.local.session import Family, alive
+from proa.local.session import Family
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _LINE_BYTES_MAX = 8192
@@ -95,7 +95,7 @@ class Child:
         # one may have a load to generate.
         while (members := await asyncio.to_thread(self.family.members)) and loop.time() < end:
             kill(members)
-            while alive(members) and loop.time() < end:  # noqa: ASYNC110
+            while self.family.seen() and loop.time() < end:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await self.exited()
         self._cleared = True

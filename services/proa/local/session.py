@@ -70,11 +70,6 @@ def send(members: Iterable[Member], number: signal.Signals) -> None:
             os.kill(member.pid, number)
 
 
-def alive(members: Iterable[Member]) -> bool:
-    """Whether any of these lives still: a look at them alone."""
-    return any(_stat(member.pid) is not None for member in members)
-
-
 def start_ticks(pid: int) -> int | None:
     """When process `pid` started, in clock ticks since boot; None: no such process, or a zombie.
 
