@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,12 @@ async def test_the_aio_client(worker: WorkerProcess) -> None:
         queries = images(2)
         answer = await client.infer("tiny", [tensor("image", queries, triton_aio)])
         np.testing.assert_allclose(answer.as_numpy("logits"), expected(queries), atol=1e-6)
+
+
+def test_its_stubs_have_few_threads_in_triton(worker: WorkerProcess) -> None:
+    """32 for each of three stubs would be Triton's own choice."""
+    (server,) = worker.processes("tritonserver")
+    assert len(list(Path(f"/proc/{server}/task").iterdir())) < 3 * 32
 
 
 def test_what_a_frontend_learns_of_the_worker(client: Any) -> None:

@@ -15,7 +15,7 @@ from fakes.programs import linear_model
 from proa.errors import EnvironmentLacks, ProgramRefused, SettingsError
 from proa.runtime.settings import from_env
 from proa.worker import launch
-from proa.worker.canary import has_faults, probes_of
+from proa.worker.canary import has_faults, has_foreign, probes_of
 from proa.worker.package import pack
 from proa.worker.settings import WorkerSettings
 
@@ -53,6 +53,13 @@ def test_the_user_s_own_malloc_settings_stay(tmp_path: Path) -> None:
     environ = {"PATH": "/bin", "MALLOC_TRIM_THRESHOLD_": "1"}
     found = launch.prepare(tmp_path / "repo", tmp_path, PORTS, environ, host="::1")
     assert found.environment["MALLOC_TRIM_THRESHOLD_"] == "1"
+
+
+def test_packed_models_alone_take_few_threads(tmp_path: Path) -> None:
+    few = f"--backend-config=python,thread-pool-size={launch.PACKED_THREADS}"
+    for foreign in (True, False):
+        found = launch.prepare(tmp_path / "repo", tmp_path, PORTS, {}, host="::1", foreign=foreign)
+        assert (few in found.command) is not foreign
 
 
 def test_an_installed_triton_is_used_as_it_is(tmp_path: Path) -> None:
@@ -110,6 +117,7 @@ def test_probes_are_zeros_for_every_program(tmp_path: Path) -> None:
     assert list(parity.request.inputs[0].shape) == [1, 1, 4, 4]
     assert parity.request.raw_input_contents[0] == bytes(64)
     assert has_faults(repository)
+    assert not has_foreign(repository)
 
 
 def test_a_program_in_two_roles_is_probed_once(tmp_path: Path) -> None:
@@ -132,6 +140,7 @@ def test_a_model_of_the_users_is_probed_by_its_config(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs/config.pbtxt").write_text(THEIRS)
     (probe,) = probes_of(tmp_path)
+    assert has_foreign(tmp_path)
     shapes = [(t.name, t.datatype, list(t.shape)) for t in probe.request.inputs]
     assert shapes == [("text", "BYTES", [1, 1]), ("ids", "INT64", [1, 1, 3])]
     assert [len(raw) for raw in probe.request.raw_input_contents] == [4, 24]

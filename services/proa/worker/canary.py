@@ -47,12 +47,9 @@ def probes_of(repository: Path) -> list[Probe]:
 
     Raises ProgramRefused: nothing to serve there, or a broken package.json or config.pbtxt.
     """
-    folders = sorted(path.parent for path in repository.glob("*/config.pbtxt"))
     found: list[Probe] = []
-    for folder in folders:
-        manifest = folder / "1" / PACKAGE_FILE
-        if folder.name == FAULTS_MODEL:
-            continue
+    for folder in _models(repository):
+        manifest = _manifest(folder)
         found += _packed(Package.read(manifest)) if manifest.exists() else [_foreign(folder)]
     if not found:
         raise ProgramRefused(f"{repository}: no model there; write one with `proa pack`")
@@ -62,6 +59,20 @@ def probes_of(repository: Path) -> list[Probe]:
 def has_faults(repository: Path) -> bool:
     """Whether the repository was packed with fault injection."""
     return (repository / FAULTS_MODEL / "config.pbtxt").exists()
+
+
+def has_foreign(repository: Path) -> bool:
+    """Whether a model there is the user's own, not one of programs that `proa pack` wrote."""
+    return not all(_manifest(folder).exists() for folder in _models(repository))
+
+
+def _models(repository: Path) -> list[Path]:
+    folders = sorted(path.parent for path in repository.glob("*/config.pbtxt"))
+    return [folder for folder in folders if folder.name != FAULTS_MODEL]
+
+
+def _manifest(folder: Path) -> Path:
+    return folder / "1" / PACKAGE_FILE
 
 
 def _packed(package: Package) -> list[Probe]:

@@ -29,6 +29,9 @@ SHM = Path("/dev/shm")  # noqa: S108 - Triton's shared-memory regions live there
 PYTHONS = ((3, 11), (3, 12))
 SHM_BYTES = 1 << 20  # Triton's minimum; a region grows to the largest message and never shrinks
 STUB_TIMEOUT_S = 120  # importing torch takes a busy machine long
+# A stub has 32 threads in Triton to send answers and for calls of other models. Packed models call
+# none and answer one request at a time; a killed Triton closes its sockets when all have ended.
+PACKED_THREADS = 4
 EXIT_TIMEOUT_S = 5  # for what is in flight; a request that an injected fault dropped never ends
 # glibc gives large freed blocks back to the kernel, and every pass of a model then pays for its
 # pages anew (ResNet-50, batch 8, one core: a tenth of the time, and much of its scatter).
@@ -160,13 +163,15 @@ def prepare(
     host: str,
     installed: Path | None = None,
     tls: Path | None = None,
+    foreign: bool = True,
     more: Sequence[str] = (),
 ) -> Launch:
     """Put the backend folder together in `scratch` and return what to run.
 
     `environ`: the environment that tritonserver and its stubs inherit; `installed`: the folder of
     a Triton to use in place of the wheel's; `tls`: the folder of its certificate, key and CA;
-    `more`: further options. Raises EnvironmentLacks.
+    `foreign`: there may be other models than those that `proa pack` writes; `more`: further
+    options. Raises EnvironmentLacks.
     """
     triton = find_installed(installed) if installed else find_wheel()
     backends = _backend_folder(triton, scratch) if triton.site else triton.backend.parent
@@ -199,7 +204,7 @@ def prepare(
     }
     command = [str(triton.server)]
     command += [f"--{name}={value}" for name, value in options.items() if name != _FLAG]
-    command += [f"--{_FLAG}", *_backend_options(prefix), *more]
+    command += [f"--{_FLAG}", *_backend_options(prefix, foreign=foreign), *more]
     return Launch(tuple(command), _environment(triton, environ), prefix)
 
 
@@ -223,13 +228,15 @@ def _tls_options(folder: Path | None) -> dict[str, object]:
     }
 
 
-def _backend_options(prefix: str) -> list[str]:
-    options = {
+def _backend_options(prefix: str, *, foreign: bool) -> list[str]:
+    options: dict[str, object] = {
         "shm-region-prefix-name": prefix,
         "shm-default-byte-size": SHM_BYTES,
         "shm-growth-byte-size": SHM_BYTES,
         "stub-timeout-seconds": STUB_TIMEOUT_S,
     }
+    if not foreign:
+        options["thread-pool-size"] = PACKED_THREADS
     return [f"--backend-config=python,{name}={value}" for name, value in options.items()]
 
 

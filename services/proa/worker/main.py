@@ -32,7 +32,7 @@ from proa.runtime.serve import run
 from proa.runtime.settings import from_env
 from proa.runtime.tls import TlsFiles, export_expiry, open_tls
 from proa.worker import launch
-from proa.worker.canary import Canary, Probe, describe, has_faults, probes_of
+from proa.worker.canary import Canary, Probe, describe, has_faults, has_foreign, probes_of
 from proa.worker.faults import FILE_NAME, FaultRecord
 from proa.worker.renewal import Renewal, Renewed, lease_turn
 from proa.worker.settings import ANY_HOST, WorkerSettings
@@ -126,6 +126,7 @@ async def _live(life: _Life, renewal: Renewal) -> None:
         host=settings.host,
         installed=settings.triton,
         tls=settings.tls_dir,
+        foreign=has_foreign(settings.repository),
         more=life.export.options() if life.export else (),
     )
     host = "127.0.0.1" if settings.host == ANY_HOST else settings.host
