@@ -166,6 +166,7 @@ async def test_how_a_call_failed(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(b"hi", metadata=to_metadata(PARENT))
     assert caught.value.code().name == code
+    await eventually(lambda: len(kept.records) == 2)  # the caller knows before the call has ended
     inside, server = kept.records
     assert server.attributes["rpc.response.status_code"] == code
     assert server.attributes["error.type"] == code
