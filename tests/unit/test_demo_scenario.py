@@ -12,7 +12,7 @@ from proa.demo.records import FaultWindow, Phase, ReportConfig, RequestRecord
 from proa.demo.report import build_report
 from proa.demo.scenario import CONTENDERS, WORKERS, make_scenario
 from proa.demo.stage import write_policy_spec
-from proa.demo.verdict import promises
+from proa.demo.verdict import caution, promises
 
 
 def test_exactly_one_worker_is_slow_at_any_time_of_the_slow_phase():
@@ -88,3 +88,9 @@ def test_promises_are_met_or_missed_by_the_numbers():
         "killed: p50 against none",
         "wrong answers, all policies",
     }
+
+
+def test_gaps_of_few_requests_are_called_so():
+    assert caution(report_of([20.0] * 500, [20.0] * 500)) is None
+    few = caution(report_of([20.0] * 299, [20.0] * 299))
+    assert few == "a gap of 299 requests stands on the slowest 2: too few to judge"

@@ -31,7 +31,7 @@ from proa.demo.scenario import (
     make_scenario,
 )
 from proa.demo.stage import Stage, Work
-from proa.demo.verdict import promises
+from proa.demo.verdict import caution, promises
 from proa.load import Outcome, Record, poisson_schedule, run_open_loop
 from proa.local.embedded import embedded
 from proa.local.topology import Options
@@ -85,6 +85,8 @@ def _print_promises(report: Report, console: Console) -> None:
     for promise in promises(report):
         verdict = "[green]met[/]   " if promise.met else "[red]missed[/]"
         console.print(f"{verdict} {promise.what}: {promise.measured} ({promise.limit})")
+    if few := caution(report):
+        console.print(f"[yellow]note[/]   {few}")
 
 
 def _versions() -> Mapping[str, str]:

@@ -9,6 +9,7 @@ from proa.demo.records import Report, Run
 GAP_RATIO_MAX = 0.8
 P50_RATIO_MAX = 1.1
 HARD = ("slow", "killed")
+TAIL_MIN = 5  # requests above p99, below which a gap says little
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,14 @@ def promises(report: Report) -> list[Promise]:
         Promise("slow: reconstructed answers", str(reconstructed), "at least 1", reconstructed > 0),
         Promise("wrong answers, all policies", str(wrong), "0", wrong == 0),
     ]
+
+
+def caution(report: Report) -> str | None:
+    """What to say of gaps that stand on too few requests; None: they do not."""
+    sent = min(report.run(report.config.hero, phase).sent for phase in HARD)
+    if sent // 100 >= TAIL_MIN:
+        return None
+    return f"a gap of {sent} requests stands on the slowest {max(1, sent // 100)}: too few to judge"
 
 
 def _of_phase(hero: Run, baseline: Run) -> list[Promise]:
