@@ -40,9 +40,10 @@ def promises(report: Report) -> list[Promise]:
 def caution(report: Report) -> str | None:
     """What to say of gaps that stand on too few requests; None: they do not."""
     sent = min(report.run(report.config.hero, phase).sent for phase in HARD)
-    if sent // 100 >= TAIL_MIN:
+    slowest = max(1, sent // 100)
+    if slowest >= TAIL_MIN:
         return None
-    return f"a gap of {sent} requests stands on the slowest {max(1, sent // 100)}: too few to judge"
+    return f"a gap of {sent} requests stands on the slowest {slowest}: too few to judge"
 
 
 def _of_phase(hero: Run, baseline: Run) -> list[Promise]:
