@@ -30,11 +30,11 @@ FIRST_SEED = 100  # the demo's own has no part in it
 RESAMPLES = 10_000
 
 
-def scenario_of(pair: int) -> Scenario:
+def scenario_of(seed: int) -> Scenario:
     """The demo's scenario with another seed and the two policies alone."""
-    drawn = make_scenario(seed=FIRST_SEED + pair, quick=False)
+    drawn = make_scenario(seed=seed, quick=False)
     chosen = [one for one in drawn.contenders if one.name in (BASELINE, HERO)]
-    return replace(drawn, contenders=chosen if pair % 2 else chosen[::-1])
+    return replace(drawn, contenders=chosen if seed % 2 else chosen[::-1])
 
 
 def row(report: Report, phase: str) -> dict[str, Any]:
@@ -74,15 +74,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("demo", type=Path, help="where `proa demo` has left its model")
     parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     console = Console(stderr=True)
     reports: list[Report] = []
-    for pair in range(args.pairs):
-        scenario = scenario_of(pair)
+    for seed in range(args.first_seed, args.first_seed + args.pairs):
+        scenario = scenario_of(seed)
         reports.append(asyncio.run(play(scenario, args.demo / "digits.yaml", args.demo, console)))
         for phase in HARD:
-            console.print(f"{pair} {phase}: {row(reports[-1], phase)}")
+            console.print(f"{seed} {phase}: {row(reports[-1], phase)}")
     limits = {"gap_ratio_max": GAP_RATIO_MAX, "p50_ratio_max": P50_RATIO_MAX}
     measured = {phase: summary(reports, phase) for phase in HARD}
     facts = reports[0].config.facts  # its seed is the first

@@ -52,7 +52,7 @@ def exceed_inflight_max(engine: Engine) -> None:
 
 
 def hedge_without_limit(engine: Engine) -> None:
-    engine._hedges.spend = lambda: True
+    engine._hedges._budget.spend = lambda: True
 
 
 def reply_twice(engine: Engine) -> None:

@@ -54,6 +54,38 @@ def test_the_adaptive_delay_follows_what_answers_take():
     assert story.timer(HedgeTimer) - story.now == pytest.approx(1.15 * SERVICE_S)
 
 
+def two_in_order(policy: str) -> Script:
+    """Query 1 and, clearly later, 2; now 1 is late by p95, which is its least bound."""
+    story = Script(4, policy=policy)
+    story.warm_up()
+    story.query(1)
+    story.advance(0.3 * SERVICE_S)
+    story.query(2)
+    assert none_of(story.advance(0.9 * SERVICE_S), ac.Send)
+    return story
+
+
+@pytest.mark.parametrize("policy", ["hedge", "auto"])
+def test_a_late_query_is_hedged_once_it_is_overtaken(policy: str):
+    hedge = only(two_in_order(policy).answer(2), ac.Send)
+    assert (hedge.query, hedge.source) == (1, Source.HEDGE)
+
+
+def test_late_answers_that_come_in_order_are_not_hedged():
+    story = two_in_order("hedge")
+    assert none_of(story.answer(1) + story.advance(0.2 * SERVICE_S) + story.answer(2), ac.Send)
+    assert none_of(story.advance(1.0), ac.Send)
+
+
+def test_a_query_that_nothing_can_overtake_is_hedged_after_one_and_a_half_medians():
+    story = Script(3, policy="hedge")
+    story.warm_up()
+    story.query(1)
+    sent_at = story.now
+    hedge = only(story.advance(2 * SERVICE_S), ac.Send)
+    assert story.at(hedge) == pytest.approx(sent_at + 1.5 * SERVICE_S)
+
+
 def test_no_hedge_for_an_answer_that_came_in_time():
     story = Script(3, policy="hedge")
     story.query(1)
@@ -121,8 +153,11 @@ def test_a_hedge_waits_until_parity_itself_is_late():
     story.query(1)
     story.advance(0.004)
     story.query(2)
-    story.advance(0.010)
+    story.advance(0.002)
+    story.query(3, policy="none")
+    story.advance(0.008)
     story.answer(2)
+    story.answer(3)  # overtakes 1
     hedge = only(story.advance(0.5), ac.Send)
     parity = only(story.every(ac.SendParity), ac.SendParity)
     assert story.at(hedge) == pytest.approx(story.at(parity) + 1.15 * SERVICE_S)
@@ -144,7 +179,10 @@ def test_a_query_that_wants_an_exact_answer_is_hedged_in_time():
     story.query(2)
     story.answer(2)
     story.parity()
-    assert only(story.advance(0.024), ac.Send).source is Source.HEDGE
+    story.advance(0.006)
+    story.query(3, policy="none")
+    story.answer(3)  # overtakes 1
+    assert only(story.advance(0.018), ac.Send).source is Source.HEDGE
 
 
 # --- auto

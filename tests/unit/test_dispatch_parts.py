@@ -19,6 +19,7 @@ from proa.dispatch.group import (
     IllegalTransition,
     RowState,
 )
+from proa.dispatch.hedging import HEDGE_BURST, HedgeBudget
 from proa.dispatch.latency import (
     CLEAR_SAMPLES,
     LATE_MAX,
@@ -30,9 +31,7 @@ from proa.dispatch.latency import (
 )
 from proa.dispatch.quality import SAMPLES_MIN, Quality
 from proa.dispatch.redundancy import (
-    HEDGE_BURST,
     CopyWork,
-    HedgeBudget,
     ParityWork,
     RedundantQueue,
     Work,

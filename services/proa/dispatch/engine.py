@@ -14,9 +14,10 @@ from proa.dispatch.drills import Drills, wants_drill
 from proa.dispatch.events import DEPLOYED, ErrorKind, Event
 from proa.dispatch.fleet import Fleet
 from proa.dispatch.group import Group
+from proa.dispatch.hedging import Hedges
 from proa.dispatch.policy import Plan, View, make_policies
 from proa.dispatch.query import Attempt, Query, QueryState
-from proa.dispatch.redundancy import CopyWork, HedgeBudget
+from proa.dispatch.redundancy import CopyWork
 from proa.dispatch.spare import SpareWork
 from proa.dispatch.state import State
 from proa.dispatch.stats import Utilisation
@@ -47,7 +48,7 @@ class Engine:
         self._drills = Drills(self.state, reply=self._reply)
         self.utilisation = Utilisation()
         self._policies = make_policies()
-        self._hedges = HedgeBudget(config.hedge_budget)
+        self._hedges = Hedges(self.state, self.coding)
         self._spare = SpareWork(
             self.state,
             self.coding,
@@ -84,6 +85,7 @@ class Engine:
         """Take in one event that happened at `now` (seconds); the actions it calls for."""
         self.utilisation.note(self._busy_share(now), now)
         self._handlers[type(event)](event, now)
+        self._hedges.look(now)
         self._pump(now)
         out, self.state.out = self.state.out, []
         return out
@@ -273,7 +275,7 @@ class Engine:
             case DeadlineTimer(query):
                 self._deadline(query, now)
             case HedgeTimer(query):
-                self._hedge(query, now)
+                self._hedges.late(query, now)
             case CloseTimer(group):
                 self.coding.close_timer(group, now)
             case PatienceTimer(group):
@@ -289,19 +291,6 @@ class Engine:
                 self._fleet.suspect_overdue(now)
             case _:
                 raise AssertionError(f"unknown timer {event.timer}")
-
-    def _hedge(self, query_id: int, now: float) -> None:
-        """`query` is late: hedge it, unless a reconstruction is about to come."""
-        query = self.state.queries.get(query_id)
-        if query is None or query.settled or query.hedged or not query.attempts:
-            return
-        rescue_at = self.coding.rescue_at(query, now)
-        if rescue_at is not None:
-            self.state.out.append(SetTimer(HedgeTimer(query.id), rescue_at))
-        elif self._hedges.spend():
-            query.hedged = True
-            query.waiting += 1
-            self.state.redundant.add(CopyWork(query.id, Source.HEDGE))
 
     # --- sending
 
@@ -382,8 +371,7 @@ class Engine:
             query.waiting += 1
             self.state.redundant.add(CopyWork(query.id, Source.REPLICA, index))
         if plan.hedge:
-            delay_s = self.config.hedge_delay_s or self.state.latency.late_after_s()
-            self.state.out.append(SetTimer(HedgeTimer(query.id), now + delay_s))
+            self._hedges.watch(query, now)
         if (plan.parity or plan.measure) and query.codable:
             self.coding.join(query, worker, now)
 

@@ -92,13 +92,16 @@ class Stragglers:
 
     def add(self, sent_at: float, latency_s: float, median_s: float) -> None:
         """An exact answer came after `latency_s`; times in seconds."""
-        overtaken = self._newest_at >= sent_at + OVERTAKEN_MEDIANS * median_s
-        late = overtaken and latency_s > LATE_MAX * median_s
+        late = self.overtook(sent_at, median_s) and latency_s > LATE_MAX * median_s
         self._late.append(late)
         self._since_late = 0 if late else self._since_late + 1
         if self._since_late >= CLEAR_SAMPLES:
             self.forget()
         self._newest_at = max(self._newest_at, sent_at)
+
+    def overtook(self, sent_at: float, median_s: float) -> bool:
+        """Whether a query that was sent clearly after `sent_at` was answered."""
+        return self._newest_at >= sent_at + OVERTAKEN_MEDIANS * median_s
 
     def forget(self) -> None:
         """Count anew. When a worker is lost, those that are left have more to do, and redundancy

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from proa.dispatch.actions import Source
 
-HEDGE_BURST = 5.0
 # How long the turns of frontends last that share what cannot be divided.
 TURN_S = 1.0
 
@@ -107,22 +106,3 @@ class FrontendShare:
         each, rest = divmod(room, self.count)
         turn = int((now - self._since) / TURN_S)
         return each + int((self.index + turn) % self.count < rest)
-
-
-class HedgeBudget:
-    """A token bucket: `share` of a hedge is earned by each query, at most a small burst is kept."""
-
-    def __init__(self, share: float) -> None:
-        self._share = share
-        self._tokens = HEDGE_BURST if share > 0 else 0.0
-
-    def earn(self) -> None:
-        """A query was sent."""
-        self._tokens = min(HEDGE_BURST, self._tokens + self._share)
-
-    def spend(self) -> bool:
-        """Take a hedge out of the budget, if there is one."""
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
