@@ -240,7 +240,7 @@ class Oracle:
         assert not self._is_drill(query.query)
         assert query.query not in seen.tied, "sent ahead twice"
         assert query.query == min(seen.queued - set(seen.tied)), "sent ahead of an older one"
-        assert all(seen.running(w.worker) >= config.inflight_max for w in self._serving())
+        assert not self._idle_and_quick(), "sent ahead while a quick worker was idle"
         assert seen.running(action.worker) == config.inflight_max, "two wait at one worker"
         first = seen.first_at(action.worker)
         host = seen.outstanding[first][1]
@@ -269,7 +269,8 @@ class Oracle:
         reserve = 0 if urgent else self.config.idle_reserve
         idle = [w for w in serving if seen.running(w.worker) == 0]
         assert len(idle) > reserve, "redundant work ate the reserve"
-        assert not seen.queued - set(seen.tied), "redundant work while queries wait"
+        waiting = seen.queued - set(seen.tied)
+        assert not waiting or self._slow_lately(worker), "redundant work while queries wait"
         part = -(-(len(serving) - reserve) // (frontends or seen.frontends))
         running = seen.redundant(copies_only=self.config.pool != "shared")
         assert running < part, "redundant work took the room of other frontends"
@@ -285,7 +286,7 @@ class Oracle:
             if isinstance(sent, ac.Send) and sent.query in owed
         ]
         return any(self.now - seen.first_sent_at[q] > WAITED_S for q in owed) or any(
-            self.now - seen.slow_at.get(worker, -FORGOTTEN_S) < FORGOTTEN_S for worker in where
+            self._slow_lately(worker) for worker in where
         )
 
     def _check_parity(self, action: ac.SendParity) -> None:
@@ -313,6 +314,16 @@ class Oracle:
         seen.members[action.group] = action.members
         seen.outstanding[action.attempt] = (action.worker, action)
         seen.sent_at[action.attempt] = self.now
+
+    def _slow_lately(self, worker: str) -> bool:
+        """Whether it was slow or failed within the time in which the picker forgets."""
+        return self.now - self.seen.slow_at.get(worker, -FORGOTTEN_S) < FORGOTTEN_S
+
+    def _idle_and_quick(self) -> list[str]:
+        """Workers that queries have no reason to wait for another instead of."""
+        limit, names = self.config.inflight_max, [w.worker for w in self._serving()]
+        free = [name for name in names if self.seen.running(name) < limit]
+        return [name for name in free if not self._slow_lately(name)]
 
     def _check_settled(self, action: ac.Reply | ac.Fail) -> None:
         query = action.query
@@ -346,6 +357,8 @@ class Oracle:
     def _check_limits(self) -> None:
         engine = self.engine
         assert len(self.seen.queued) <= self.config.queue_max, "too many queries wait"
+        waiting = self.seen.queued - set(self.seen.tied)
+        assert not waiting or not self._idle_and_quick(), "a query waits for nothing"
         assert len(engine.state.redundant) <= self.config.redundant_queue_max
         share = self.config.hedge_budget
         budget = share * len(self.seen.first_worker) + HEDGE_BURST * (share > 0)

@@ -113,7 +113,8 @@ class Script:
         self.log.clear()
 
     def straggle(self, times: int = 1, latency_s: float = 0.1) -> None:
-        """So often a query is answered after `latency_s`, and one that was sent later before it."""
+        """So often a query is answered after `latency_s`, and one that was sent later before it;
+        then half a second passes, in which the picker forgets the most of it."""
         for _ in range(times):
             slow, quick = self._warm + 1, self._warm + 2
             self._warm += 2
@@ -124,6 +125,7 @@ class Script:
             self.answer(quick)
             self.advance(latency_s - 2 * SERVICE_S)
             self.answer(slow)
+            self.advance(0.5)
         self.log.clear()
 
     # --- what came of it

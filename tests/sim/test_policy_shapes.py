@@ -104,8 +104,15 @@ def test_ties_shorten_the_queue_at_the_workers_that_are_left():
 
 
 def test_ties_do_not_undo_what_coding_does_about_slow_workers():
-    none, auto = at_six("none", slow=1), at_six("auto", slow=1)
+    changing = {"slow_pairs": 1, "extra_s": 0.040}
+    none, auto = at_six("none", **changing), at_six("auto", **changing)
     assert gap_ms(auto) < 0.5 * gap_ms(none)
+
+
+def test_a_worker_that_stays_slow_is_avoided_whatever_the_policy():
+    """Each look at whether it still is costs one query its 40 ms."""
+    for policy in ("none", "hedge", "auto"):
+        assert gap_ms(at_six(policy, slow=1)) < 0.65 * 1000.0 * DEMO.extra_s
 
 
 def test_hidden_ways_are_capacity():

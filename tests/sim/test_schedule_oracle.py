@@ -190,13 +190,17 @@ def tie_to_whoever_is_busy(engine: Engine) -> None:
     engine._tied._host = lambda now: next(iter(engine.state.workers.full()), None)
 
 
+def let_queries_wait(engine: Engine) -> None:
+    engine._tied.due = lambda queue, now: iter(())
+
+
 def keep_tied_queries_where_they_are(engine: Engine) -> None:
     engine._tied.take_back = lambda query: None
 
 
 SABOTAGES = (
     tie_under_every_policy, tie_to_whoever_is_busy, keep_tied_queries_where_they_are,
-    refuse_although_workers_are_free, refuse_before_there_is_data, give_up_early,
+    let_queries_wait, refuse_although_workers_are_free, refuse_before_there_is_data, give_up_early,
     send_to_draining_workers, lose_what_drains, take_the_room_of_all, forget_held_answers,
     drill_every_query,
     ignore_reserve, ignore_domains, mix_versions, run_redundancy_on_busy_workers,

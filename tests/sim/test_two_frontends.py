@@ -36,7 +36,8 @@ def redundant(found: list[Outcome]) -> float:
 def test_two_are_as_good_as_one_within_a_margin():
     one, two = outcomes(1), outcomes(2)
     assert quantile_ms(0.5, two) < 1.05 * quantile_ms(0.5, one)
-    assert quantile_ms(0.99, two) < 1.25 * quantile_ms(0.99, one)
+    # One alone knows who is slow, and waits for others; two know half of it.
+    assert quantile_ms(0.99, two) < 1.5 * quantile_ms(0.99, one)
 
 
 def test_two_do_no_more_redundant_work_than_one():

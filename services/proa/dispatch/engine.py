@@ -31,7 +31,9 @@ from proa.dispatch.timers import (
     PatienceTimer,
     Tick,
     TieTimer,
+    TurnTimer,
 )
+from proa.dispatch.turns import Turns
 from proa.dispatch.workers import Worker
 
 
@@ -286,6 +288,8 @@ class Engine:
                 self._drills.over(query, now)
             case TieTimer(query):
                 self._tied.watch(query, now)  # taking back comes after each event: `_send_queries`
+            case TurnTimer():
+                pass  # the queue is looked at after each event: `_send_queries`
             case Tick():
                 self._ticking = False
                 self._fleet.suspect_overdue(now)
@@ -339,7 +343,8 @@ class Engine:
                 self._send(query, worker, Source.RETRY, now)
         for query, host in self._tied.begun(now):
             self._sent(query, host, now)
-        while (due := self._tied.first_due(self._queue, now)) is not None:
+        turns = Turns(self.state, self._tied, now)
+        for due in self._tied.due(self._queue, now):
             if self._admission.in_vain(due, now):
                 # Not DEADLINE_EXCEEDED: it has not passed yet, and the client shall back off.
                 self._refuse(due, "overloaded: waited too long to be answered in time", now)
@@ -347,6 +352,8 @@ class Engine:
             worker = workers.pick(DEPLOYED, now) or self._spare.give_way(now)
             if worker is None:
                 break
+            if self.queue_depth <= self.config.queue_max and turns.waits(due, worker):
+                continue
             self._tied.take_back(due)
             self._send(due, worker, Source.WORKER, now)
             self._sent(due, worker, now)

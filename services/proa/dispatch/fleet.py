@@ -114,7 +114,8 @@ class Fleet:
             worker.note_answer(took_s, latency.quantile(0.5), now)
             if attempt.source in _EXACT:
                 latency.add(took_s)
-                state.stragglers.add(attempt.sent_at, took_s, latency.quantile(0.5))
+                late = state.stragglers.add(attempt.sent_at, took_s, latency.quantile(0.5))
+                worker.straggled, worker.avoided = late, False
             if isinstance(event, Answered):
                 worker.note_load(event.load, now)
         elif self._blames_worker(event.error_kind, took_s):

@@ -90,14 +90,22 @@ class Stragglers:
         self._since_late = 0
         self._newest_at = 0.0
 
-    def add(self, sent_at: float, latency_s: float, median_s: float) -> None:
-        """An exact answer came after `latency_s`; times in seconds."""
+    def add(self, sent_at: float, latency_s: float, median_s: float) -> bool:
+        """An exact answer came after `latency_s`; times in seconds. Whether it counts as late."""
         late = self.overtook(sent_at, median_s) and latency_s > LATE_MAX * median_s
+        self._count(late)
+        self._newest_at = max(self._newest_at, sent_at)
+        return late
+
+    def avoided(self) -> None:
+        """Queries wait rather than go to a straggler: the first would have been late there."""
+        self._count(late=True)
+
+    def _count(self, late: bool) -> None:
         self._late.append(late)
         self._since_late = 0 if late else self._since_late + 1
         if self._since_late >= CLEAR_SAMPLES:
             self.forget()
-        self._newest_at = max(self._newest_at, sent_at)
 
     def overtook(self, sent_at: float, median_s: float) -> bool:
         """Whether a query that was sent clearly after `sent_at` was answered."""

@@ -22,8 +22,8 @@ class QueryState(Enum):
 class Query:
     """`known`: its exact prediction, by `package`, has arrived. `waiting`: retries and copies that
     wait for a worker. `drill`: answer it from the code; `held`: its exact answer, which waits for
-    that, and `computed`: that one is by `package`. `holds`: how many parts of the engine still need
-    its tensors."""
+    that, and `computed`: that one is by `package`. `look_at`: when it is looked at again although
+    nothing happens. `holds`: how many parts of the engine still need its tensors."""
 
     id: int
     key: Hashable
@@ -48,6 +48,7 @@ class Query:
     computed: bool = False
     known: bool = False
     would_be_s: float | None = None
+    look_at: float = 0.0
     error: tuple[str, str] = ("UNAVAILABLE", "no worker answered")
     holds: int = 1
 

@@ -98,14 +98,17 @@ class TiedSends:
         self.untie(query)
         return worker
 
-    def first_due(self, queue: Iterable[int], now: float) -> Query | None:
-        """The first query of `queue` that is not about to begin where it is tied."""
+    def host(self, query: Query) -> Worker | None:
+        """The worker that `query` is tied to, if it is."""
+        return self._worker(query.id) if query.id in self._ties else None
+
+    def due(self, queue: Iterable[int], now: float) -> Iterator[Query]:
+        """The queries of `queue` that are not about to begin where they are tied, in order."""
         soon_s, stuck_s = self._about_to_begin() if self._ties else (0.0, 0.0)
-        for query in queue:
+        for query in list(queue):
             since = self._worker(query).since if query in self._ties else None
             if since is None or not since + soon_s <= now < since + stuck_s:
-                return self._state.queries[query]
-        return None
+                yield self._state.queries[query]
 
     def _about_to_begin(self) -> tuple[float, float]:
         """From when to when a worker that runs something is about to begin what waits there.

@@ -55,9 +55,16 @@ class TieTimer:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnTimer:
+    """The worker whose turn a query waits for may be stuck."""
+
+    query: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The periodic look for attempts that are overdue."""
 
 
 # They concern one query, and nothing once it is answered or has failed.
-OF_QUERY = (DeadlineTimer, HedgeTimer, DrillTimer, TieTimer)
+OF_QUERY = (DeadlineTimer, HedgeTimer, DrillTimer, TieTimer, TurnTimer)

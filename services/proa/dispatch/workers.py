@@ -34,7 +34,9 @@ SLOW_MEDIANS = 0.25
 
 @dataclass(slots=True)
 class Worker:
-    """One worker. `running`: attempt id -> time it was sent, oldest first."""
+    """One worker. `running`: attempt id -> time it was sent, oldest first. `straggled`: its last
+    answer to a query was late, and those of others were not; `avoided`: queries have waited rather
+    than go there since."""
 
     id: str
     domain: str
@@ -47,6 +49,8 @@ class Worker:
     scored_at: float = 0.0
     turn: int = 0
     answered: int = 0
+    straggled: bool = False
+    avoided: bool = False
     errors: int = 0
     errors_in_row: int = 0
     latency_s: float = 0.0
@@ -148,8 +152,15 @@ class WorkerTable:
 
     def has_place(self) -> bool:
         """Whether a query could be sent now."""
+        return bool(self._free())
+
+    def fastest_free(self, now: float) -> Worker | None:
+        """The one that was fastest lately of those that a query could be sent to now."""
+        return min(self._free(), key=lambda w: w.score_s(now), default=None)
+
+    def _free(self) -> list[Worker]:
         limit = self._inflight_max
-        return any(w.open and DEPLOYED in w.roles and len(w.running) < limit for w in self)
+        return [w for w in self if w.open and DEPLOYED in w.roles and len(w.running) < limit]
 
     def full(self) -> list[Worker]:
         """Those that serve queries and have no place free, but where none waits yet."""

@@ -1,0 +1,78 @@
+"""Whose turn is next: a slow worker that is idle may be worse than a fast one that is busy.
+
+This is the slow server problem (Lin and Kumar, IEEE Transactions on Automatic Control, 1984): who
+would be sent to a worker that has lately been slow waits instead while another worker is expected
+to be free sooner than the slow one's lag is long. Of the queries that met the demo's slow worker
+two in three had been sent there although it was known to be slow, because it alone was idle.
+"""
+
+from __future__ import annotations
+
+from proa.dispatch.actions import SetTimer
+from proa.dispatch.latency import LATE_MIN
+from proa.dispatch.query import Query
+from proa.dispatch.state import State
+from proa.dispatch.tied import TiedSends
+from proa.dispatch.timers import TurnTimer
+from proa.dispatch.workers import Worker
+
+# Who was less than this share of the median slower than it is not slow, but jitters.
+JITTER_MEDIANS = LATE_MIN - 1.0
+
+
+class Turns:
+    """The turns at busy workers, as one look at the queue hands them out: soonest first, each once.
+
+    A worker counts while its answer is not late, and if its own last answer was not that of a
+    straggler. A query that is tied waits for its host, any other for one where nobody waits yet.
+    """
+
+    def __init__(self, state: State, tied: TiedSends, now: float) -> None:
+        self._state = state
+        self._tied = tied
+        self._now = now
+        self._median_s = state.latency.quantile(0.5)
+        self._free_in: list[float] | None = None
+
+    def waits(self, query: Query, idle: Worker) -> bool:
+        """Whether `query` is better off waiting for a turn than at `idle`; it takes the turn then,
+        and is looked at again when that worker may be stuck."""
+        lag_s, jitter_s = idle.score_s(self._now), JITTER_MEDIANS * self._median_s
+        if not idle.straggled or lag_s < jitter_s:
+            return False
+        if self._state.workers.fastest_free(self._now) is not idle:
+            return False  # the picker had another reason to prefer it
+        host = self._tied.host(query)
+        wait_s = self._next_s() if host is None else self._left_s(host)
+        if wait_s is None or wait_s >= lag_s:
+            return False
+        if host is None:
+            self._free_in = self._others()[1:]
+        if not idle.avoided:
+            idle.avoided = True
+            self._state.stragglers.avoided()
+        self._look_again(query)
+        return True
+
+    def _look_again(self, query: Query) -> None:
+        if query.look_at <= self._now:
+            query.look_at = self._now + self._state.latency.late_after_s()
+            self._state.out.append(SetTimer(TurnTimer(query.id), query.look_at))
+
+    def _next_s(self) -> float | None:
+        others = self._others()
+        return others[0] if others else None
+
+    def _others(self) -> list[float]:
+        if self._free_in is None:
+            found = map(self._left_s, self._state.workers.full())
+            self._free_in = sorted(left for left in found if left is not None)
+        return self._free_in
+
+    def _left_s(self, worker: Worker) -> float | None:
+        """How long `worker`, which is busy, will be; None: nobody knows."""
+        latency = self._state.latency
+        taken_s = self._now - worker.since
+        if worker.straggled or taken_s >= latency.late_after_s():
+            return None
+        return max(0.0, latency.typical_s() - taken_s)
