@@ -62,13 +62,14 @@ class Refused(ProaError):
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """Knobs may be turned at any time; counters may be read at any time.
 
-    Knobs: `service_s` every computation holds the worker that long; `delay_s` every answer comes
-    that much later, without holding it; `pause()` / `resume()` computations block (half-alive:
-    everything else answers); `fail_next(n, status)`; `change` alters the outputs before they are
-    sent (wrong shapes, NaN); `ready` what the ready calls say; `package`, `programs`, `code` what
-    the model configuration says; `reports_load`: whether there is an output `proa.load`; `verdict`:
-    what output `proa.abft` of the deployed program says (8 numbers, or any array), None: there is
-    none; `corrupt_next(n)`: it finds its next n computations of a program to be wrong, and refuses.
+    Knobs: `service_s` every computation holds the worker that long; `delay_s` each `delay_each`-th
+    answer comes that much later, without holding it; `pause()` / `resume()` computations block
+    (half-alive: everything else answers); `fail_next(n, status)`; `change` alters the outputs
+    before they are sent (wrong shapes, NaN); `ready` what the ready calls say; `package`,
+    `programs`, `code` what the model configuration says; `reports_load`: whether there is an output
+    `proa.load`; `verdict`: what output `proa.abft` of the deployed program says (8 numbers, or any
+    array), None: there is none; `corrupt_next(n)`: it finds its next n computations of a program to
+    be wrong, and refuses.
     Counters: `calls` by program, `computed` by program, `busy_s`, `cancelled`, `failed`; `seen`:
     requests.
     """
@@ -92,7 +93,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.verdict: NDArray[Any] | Sequence[float] | None = None
         self.busy_s = 0.0
         self.service_s = service_s
-        self.delay_s = 0.0
+        self.delay_s, self.delay_each = 0.0, 1
         self.ready = True
         self.max_batch = MAX_BATCH
         self.change: Callable[[Floats], NDArray[Any]] | None = None
@@ -191,7 +192,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         prefix = "" if program == "deployed" else "parity."
         image = _image(wire.read_request(request), f"{prefix}image")
         answer: NDArray[Any] = await self._compute(program, image)
-        await asyncio.sleep(self.delay_s)
+        if self.computed.total() % self.delay_each == 0:
+            await asyncio.sleep(self.delay_s)
         if self.change is not None:
             answer = self.change(np.array(answer))
         wanted = [output.name for output in request.outputs] or [f"{prefix}logits", LOAD]

@@ -32,8 +32,8 @@ class Fleet:
             fake = FakeTriton(package="bbbb", service_s=0.002)
             fake.change = lambda answer: 2 * answer
             self.fakes[f"b{i}"] = fake
-        for late in ("a0", "b0"):
-            self.fakes[late].delay_s = 0.04
+        for fake in self.fakes.values():  # one that is always late would be avoided
+            fake.delay_s, fake.delay_each = 0.04, 5
         self.source = FakeSource()
         self.states = {}
 

@@ -48,9 +48,8 @@ class Turns:
             return False
         if host is None:
             self._free_in = self._others()[1:]
-        if not idle.avoided:
-            idle.avoided = True
-            self._state.stragglers.avoided()
+        if query.look_at == 0.0:
+            self._state.stragglers.averted()
         self._look_again(query)
         return True
 
