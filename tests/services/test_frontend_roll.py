@@ -33,7 +33,7 @@ class Fleet:
             fake.change = lambda answer: 2 * answer
             self.fakes[f"b{i}"] = fake
         for fake in self.fakes.values():  # one that is always late would be avoided
-            fake.delay_s, fake.delay_each = 0.04, 5
+            fake.delay_s, fake.delay_each = 0.04, 3
         self.source = FakeSource()
         self.states = {}
 

@@ -13,7 +13,7 @@ from proa.dispatch.policy import IMPOSSIBLE
 from proa.dispatch.quality import SAMPLES_MIN
 from proa.dispatch.timers import HedgeTimer
 
-LATE = "of the answers are late or averted"
+LATE = "of the answers are late"
 
 
 # --- replicate and hedge

@@ -115,7 +115,7 @@ class Fleet:
             if attempt.source in _EXACT:
                 latency.add(took_s)
                 late = state.stragglers.add(attempt.sent_at, took_s, latency.quantile(0.5))
-                worker.straggled = late
+                worker.straggled, worker.avoided = late, False
             if isinstance(event, Answered):
                 worker.note_load(event.load, now)
         elif self._blames_worker(event.error_kind, took_s):

@@ -97,8 +97,8 @@ class Stragglers:
         self._newest_at = max(self._newest_at, sent_at)
         return late
 
-    def averted(self) -> None:
-        """A query waits rather than go to a straggler: there it would have been late."""
+    def avoided(self) -> None:
+        """Queries wait rather than go to a straggler: the first would have been late there."""
         self._count(late=True)
 
     def _count(self, late: bool) -> None:

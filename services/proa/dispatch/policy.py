@@ -139,7 +139,7 @@ class Auto:
         if view.agreement_low:
             why = f"hedge only: {DISTRUSTED}"
             return Plan(retries=view.retry_max, hedge=True, measure=True, why=why)
-        why = f"parity and hedge: {view.late_share:.1%} of the answers are late or averted"
+        why = f"parity and hedge: {view.late_share:.1%} of the answers are late"
         return Plan(retries=view.retry_max, hedge=True, parity=True, why=why)
 
     def _why_not(self, view: View) -> str:
@@ -149,7 +149,7 @@ class Auto:
         if self._busy:
             return f"{view.utilisation:.0%} of the workers' time is used"
         if not self._stragglers:
-            return f"{view.late_share:.1%} of the answers are late or averted"
+            return f"{view.late_share:.1%} of the answers are late"
         return ""
 
 

@@ -48,8 +48,9 @@ class Turns:
             return False
         if host is None:
             self._free_in = self._others()[1:]
-        if query.look_at == 0.0:
-            self._state.stragglers.averted()
+        if not idle.avoided:
+            idle.avoided = True
+            self._state.stragglers.avoided()
         self._look_again(query)
         return True
 

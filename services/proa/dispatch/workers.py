@@ -35,7 +35,8 @@ SLOW_MEDIANS = 0.25
 @dataclass(slots=True)
 class Worker:
     """One worker. `running`: attempt id -> time it was sent, oldest first. `straggled`: its last
-    answer to a query was late, and those of others were not."""
+    answer to a query was late, and those of others were not; `avoided`: queries have waited rather
+    than go there since."""
 
     id: str
     domain: str
@@ -49,6 +50,7 @@ class Worker:
     turn: int = 0
     answered: int = 0
     straggled: bool = False
+    avoided: bool = False
     errors: int = 0
     errors_in_row: int = 0
     latency_s: float = 0.0
