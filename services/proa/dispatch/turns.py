@@ -43,11 +43,12 @@ class Turns:
         if self._state.workers.fastest_free(self._now) is not idle:
             return False  # the picker had another reason to prefer it
         host = self._tied.host(query)
-        wait_s = self._next_s() if host is None else self._left_s(host)
+        others = self._others()
+        wait_s = next(iter(others), None) if host is None else self._left_s(host)
         if wait_s is None or wait_s >= lag_s:
             return False
         if host is None:
-            self._free_in = self._others()[1:]
+            del others[0]
         if not idle.avoided:
             idle.avoided = True
             self._state.stragglers.avoided()
@@ -59,11 +60,8 @@ class Turns:
             query.look_at = self._now + self._state.latency.late_after_s()
             self._state.out.append(SetTimer(TurnTimer(query.id), query.look_at))
 
-    def _next_s(self) -> float | None:
-        others = self._others()
-        return others[0] if others else None
-
     def _others(self) -> list[float]:
+        """How long those are busy where nobody waits and whose turn is not taken, in order."""
         if self._free_in is None:
             found = map(self._left_s, self._state.workers.full())
             self._free_in = sorted(left for left in found if left is not None)
