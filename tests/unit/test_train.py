@@ -298,9 +298,7 @@ def test_a_users_own_model_from_data_to_quality(split: datasets.Split, tmp_path:
     assert parity.path == tmp_path / parity_name("mine", 2, 0)
     assert parity.quality.agreement[0] > 0.3
     made.write_text(
-        made.read_text().replace(
-            "    placement: pod\n", f"    placement: pod\n{parity.spec_lines}\n"
-        )
+        made.read_text().replace("    coder: sum\n", f"    coder: sum\n{parity.spec_lines}\n")
     )
     found = evaluate_spec(load(made), loader, str(source))
     assert found.available > 0.8

@@ -28,10 +28,10 @@ from proa.dispatch.timers import (
     DrillTimer,
     ExpiryTimer,
     HedgeTimer,
+    LookTimer,
     PatienceTimer,
     Tick,
     TieTimer,
-    TurnTimer,
 )
 from proa.dispatch.turns import Turns
 from proa.dispatch.workers import Worker
@@ -57,6 +57,7 @@ class Engine:
             send=self._send,
             on_hopeless=self._hopeless,
             queue_depth=lambda: self.queue_depth,
+            thrifty=lambda query: self._policies[query.policy].thrifty,
         )
         self._tied = TiedSends(
             self.state,
@@ -288,8 +289,8 @@ class Engine:
                 self._drills.over(query, now)
             case TieTimer(query):
                 self._tied.watch(query, now)  # taking back comes after each event: `_send_queries`
-            case TurnTimer():
-                pass  # the queue is looked at after each event: `_send_queries`
+            case LookTimer():
+                pass  # what waits is looked at after each event: `_pump`
             case Tick():
                 self._ticking = False
                 self._fleet.suspect_overdue(now)

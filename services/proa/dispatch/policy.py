@@ -48,10 +48,12 @@ class Plan:
 
 
 class Policy(Protocol):
-    """One redundancy policy. `ties`: a query that waits may be sent to a busy worker (tied.py)."""
+    """One redundancy policy. `ties`: a query that waits may be sent to a busy worker (tied.py).
+    `thrifty`: parity that costs as much as copies waits until a query is at risk (spare.py)."""
 
     name: str
     ties: bool
+    thrifty: bool
 
     def plan(self, view: View) -> Plan:
         """What to do for a query that is sent now."""
@@ -63,6 +65,7 @@ class NoRedundancy:
 
     name = "none"
     ties = False
+    thrifty = False
 
     def plan(self, view: View) -> Plan:  # noqa: ARG002 - it looks at nothing
         """See `Policy`."""
@@ -74,6 +77,7 @@ class Retry:
 
     name = "retry"
     ties = False
+    thrifty = False
 
     def plan(self, view: View) -> Plan:
         """See `Policy`."""
@@ -85,6 +89,7 @@ class Replicate:
 
     name = "replicate"
     ties = False
+    thrifty = False
 
     def plan(self, view: View) -> Plan:
         """See `Policy`."""
@@ -96,6 +101,7 @@ class Hedge:
 
     name = "hedge"
     ties = False
+    thrifty = False
 
     def plan(self, view: View) -> Plan:
         """See `Policy`."""
@@ -107,6 +113,7 @@ class Parity:
 
     name = "parity"
     ties = False
+    thrifty = False
 
     def plan(self, view: View) -> Plan:
         """See `Policy`."""
@@ -122,6 +129,7 @@ class Auto:
 
     name = "auto"
     ties = True
+    thrifty = True
 
     def __init__(self) -> None:
         self._stragglers = False

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from proa.dispatch.actions import Cancel, SendParity, Source
 from proa.dispatch.coding import Coding
 from proa.dispatch.events import DEPLOYED, PARITY
+from proa.dispatch.group import Group
+from proa.dispatch.latency import LATE_MIN
 from proa.dispatch.query import Attempt, Query
 from proa.dispatch.redundancy import CopyWork, ParityWork, Work, redundant_limit
 from proa.dispatch.state import State
@@ -27,12 +29,14 @@ class SpareWork:
         send: Callable[[Query, Worker, Source, float], object],
         on_hopeless: Callable[[Query, float], None],
         queue_depth: Callable[[], int],
+        thrifty: Callable[[Query], bool],
     ) -> None:
         self._state = state
         self._coding = coding
         self._send = send
         self._on_hopeless = on_hopeless
         self._queue_depth = queue_depth
+        self._thrifty = thrifty
 
     def run(self, now: float) -> None:
         """Run queued redundant work where workers are idle, urgent work first; drop what is no
@@ -43,7 +47,8 @@ class SpareWork:
                 self._unqueue(work)
         judged = [(self._urgent(work, now), work) for work in self._state.redundant]
         for urgent, work in sorted(judged, key=lambda one: not one[0]):
-            worker = self._place(work, now, urgent=urgent)
+            waits = not urgent and self._waits(work, now)
+            worker = None if waits else self._place(work, now, urgent=urgent)
             if worker is None:
                 continue
             self._state.redundant.take(work)
@@ -110,22 +115,49 @@ class SpareWork:
         A parity row is urgent when a member without an answer was sent more than a median ago, or
         runs on a worker that was slow lately, or is a drill. Simulated for the demo's 6 workers,
         one of them 40 ms slow: p99 49 ms instead of 61 ms for the same work, at a p50 of 24.6 ms.
+        Parity that costs as much as copies waits a little longer: half of all answers would ask.
         """
         if isinstance(work, CopyWork):
             return work.source is Source.HEDGE
         state = self._state
+        group = self._coding.groups[work.group]
         median = state.latency.quantile(0.5)
-        for query_id in self._coding.groups[work.group].real_members:
-            query = state.queries[query_id]
-            if query.known or query.settled:
-                continue
-            if query.drill:
+        late_s = LATE_MIN * median if self._costs_copies(group) else median
+        for query in self._unanswered(group):
+            if query.drill or not query.exact_may_come or now - query.sent_at >= late_s:
                 return True
-            if now - query.sent_at > median or any(
-                self._slow(state.attempts[attempt], median, now) for attempt in query.attempts
-            ):
+            if any(self._slow(state.attempts[one], median, now) for one in query.attempts):
                 return True
         return False
+
+    def _waits(self, work: Work, now: float) -> bool:
+        """Whether `work` is parity that costs as much as copies of its few queries, and shall not
+        be sent before one of them is at risk.
+
+        More than a third of the demo's groups have only one query after `groupMsMax`. Simulated for
+        its slow worker, there are 0.35 parity rows for each query instead of 0.53, and p99 is 44 ms
+        instead of 42 (50 instead of 49 where the way to a worker takes 2.5 ms).
+        """
+        if isinstance(work, CopyWork):
+            return False
+        group = self._coding.groups[work.group]
+        left = self._unanswered(group)
+        first = self._state.config.patience == "first"
+        if first or group.sampled or not self._costs_copies(group):
+            return False
+        if not all(map(self._thrifty, left)):
+            return False
+        for query in left:
+            due_at = query.sent_at + LATE_MIN * self._state.latency.quantile(0.5)
+            self._state.look_again(query, due_at, now)
+        return True
+
+    def _costs_copies(self, group: Group) -> bool:
+        return bool(group.fillers) and len(group.real_members) <= len(group.rows)
+
+    def _unanswered(self, group: Group) -> list[Query]:
+        queries = (self._state.queries[query] for query in group.real_members)
+        return [query for query in queries if not query.known and not query.settled]
 
     def _slow(self, attempt: Attempt, median: float, now: float) -> bool:
         worker = self._state.workers.get(attempt.worker)

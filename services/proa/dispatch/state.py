@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from proa.dispatch.actions import Action, Release
+from proa.dispatch.actions import Action, Release, SetTimer
 from proa.dispatch.config import EngineConfig
 from proa.dispatch.latency import LatencyWindow, Stragglers, Way
 from proa.dispatch.quality import Quality
 from proa.dispatch.query import Attempt, Query
 from proa.dispatch.redundancy import FrontendShare, RedundantQueue, Work
 from proa.dispatch.stats import Stats
+from proa.dispatch.timers import LookTimer
 from proa.dispatch.workers import Worker, WorkerTable
 
 
@@ -61,6 +62,12 @@ class State:
         query = None if attempt.query is None else self.queries.get(attempt.query)
         if query is not None:
             query.attempts.discard(attempt.id)
+
+    def look_again(self, query: Query, at: float, now: float) -> None:
+        """Look at what waits for the sake of `query` then, unless a look at it is to come."""
+        if query.look_at <= now < at:
+            query.look_at = at
+            self.out.append(SetTimer(LookTimer(query.id), at))
 
     def hold(self, query: Query) -> None:
         """Someone more needs the tensors of `query`."""

@@ -55,8 +55,8 @@ class TieTimer:
 
 
 @dataclass(frozen=True, slots=True)
-class TurnTimer:
-    """The worker whose turn a query waits for may be stuck."""
+class LookTimer:
+    """What waits for a query's sake, or it itself, is to be looked at although nothing happens."""
 
     query: int
 
@@ -67,4 +67,4 @@ class Tick:
 
 
 # They concern one query, and nothing once it is answered or has failed.
-OF_QUERY = (DeadlineTimer, HedgeTimer, DrillTimer, TieTimer, TurnTimer)
+OF_QUERY = (DeadlineTimer, HedgeTimer, DrillTimer, TieTimer, LookTimer)

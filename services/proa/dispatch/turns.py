@@ -8,12 +8,10 @@ two in three had been sent there although it was known to be slow, because it al
 
 from __future__ import annotations
 
-from proa.dispatch.actions import SetTimer
 from proa.dispatch.latency import LATE_MIN
 from proa.dispatch.query import Query
 from proa.dispatch.state import State
 from proa.dispatch.tied import TiedSends
-from proa.dispatch.timers import TurnTimer
 from proa.dispatch.workers import Worker
 
 # Who was less than this share of the median slower than it is not slow, but jitters.
@@ -52,13 +50,8 @@ class Turns:
         if not idle.avoided:
             idle.avoided = True
             self._state.stragglers.avoided()
-        self._look_again(query)
+        self._state.look_again(query, self._now + self._state.latency.late_after_s(), self._now)
         return True
-
-    def _look_again(self, query: Query) -> None:
-        if query.look_at <= self._now:
-            query.look_at = self._now + self._state.latency.late_after_s()
-            self._state.out.append(SetTimer(TurnTimer(query.id), query.look_at))
 
     def _others(self) -> list[float]:
         """How long those are busy where nobody waits and whose turn is not taken, in order."""

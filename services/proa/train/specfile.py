@@ -46,7 +46,6 @@ def write_spec(
         f"    k: {next(iter(parity), 2)}",
         f"    r: {r}",
         "    coder: sum",
-        "    placement: pod",
         *parity_lines(parity),
         "  protection: {mode: none}",
         "  slo: {latencyMs: 50, defaultDeadlineMs: 1000}",
