@@ -86,6 +86,11 @@ class Group:
         return [q for q in self.members if q not in self.fillers]
 
     @property
+    def costs_copies(self) -> bool:
+        """Whether it was filled, and its parity is as much work as copies of its queries."""
+        return bool(self.fillers) and len(self.real_members) <= len(self.rows)
+
+    @property
     def rows_answered(self) -> int:
         """How many parity predictions have arrived."""
         return sum(1 for row in self.rows if row is RowState.ANSWERED)

@@ -52,68 +52,58 @@ class Policy(Protocol):
     `thrifty`: parity that costs as much as copies waits until a query is at risk (spare.py)."""
 
     name: str
-    ties: bool
-    thrifty: bool
+    ties: bool = False
+    thrifty: bool = False
 
     def plan(self, view: View) -> Plan:
         """What to do for a query that is sent now."""
         ...
 
 
-class NoRedundancy:
+class NoRedundancy(Policy):
     """One attempt. With the extra workers serving, this is *equal resources*."""
 
     name = "none"
-    ties = False
-    thrifty = False
 
     def plan(self, view: View) -> Plan:  # noqa: ARG002 - it looks at nothing
         """See `Policy`."""
         return Plan(why="as configured")
 
 
-class Retry:
+class Retry(Policy):
     """A failed attempt is sent again elsewhere."""
 
     name = "retry"
-    ties = False
-    thrifty = False
 
     def plan(self, view: View) -> Plan:
         """See `Policy`."""
         return Plan(retries=view.retry_max, why="as configured")
 
 
-class Replicate:
+class Replicate(Policy):
     """r copies at once, each on an idle worker of another failure domain."""
 
     name = "replicate"
-    ties = False
-    thrifty = False
 
     def plan(self, view: View) -> Plan:
         """See `Policy`."""
         return Plan(retries=view.retry_max, copies=view.r, why="as configured")
 
 
-class Hedge:
+class Hedge(Policy):
     """A copy once the answer is late, within a budget (Dean and Barroso, The Tail at Scale)."""
 
     name = "hedge"
-    ties = False
-    thrifty = False
 
     def plan(self, view: View) -> Plan:
         """See `Policy`."""
         return Plan(retries=view.retry_max, hedge=True, why="as configured")
 
 
-class Parity:
+class Parity(Policy):
     """Groups of k queries with r parity rows (ParM, SOSP'19)."""
 
     name = "parity"
-    ties = False
-    thrifty = False
 
     def plan(self, view: View) -> Plan:
         """See `Policy`."""
@@ -124,7 +114,7 @@ class Parity:
         return Plan(retries=view.retry_max, parity=True, why="as configured")
 
 
-class Auto:
+class Auto(Policy):
     """Parity and hedge, each only where it pays."""
 
     name = "auto"

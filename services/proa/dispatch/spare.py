@@ -121,8 +121,7 @@ class SpareWork:
             return work.source is Source.HEDGE
         state = self._state
         group = self._coding.groups[work.group]
-        median = state.latency.quantile(0.5)
-        late_s = LATE_MIN * median if self._costs_copies(group) else median
+        median, late_s = state.latency.quantile(0.5), self._late_s(group)
         for query in self._unanswered(group):
             if query.drill or not query.exact_may_come or now - query.sent_at >= late_s:
                 return True
@@ -132,7 +131,7 @@ class SpareWork:
 
     def _waits(self, work: Work, now: float) -> bool:
         """Whether `work` is parity that costs as much as copies of its few queries, and shall not
-        be sent before one of them is at risk.
+        be sent before one of them is at risk; they are looked at again then.
 
         More than a third of the demo's groups have only one query after `groupMsMax`. Simulated for
         its slow worker, there are 0.35 parity rows for each query instead of 0.53, and p99 is 44 ms
@@ -141,19 +140,20 @@ class SpareWork:
         if isinstance(work, CopyWork):
             return False
         group = self._coding.groups[work.group]
-        left = self._unanswered(group)
-        first = self._state.config.patience == "first"
-        if first or group.sampled or not self._costs_copies(group):
+        wanted_anyway = group.sampled or self._state.config.patience == "first"
+        if wanted_anyway or not group.costs_copies:
             return False
+        left = self._unanswered(group)
         if not all(map(self._thrifty, left)):
             return False
         for query in left:
-            due_at = query.sent_at + LATE_MIN * self._state.latency.quantile(0.5)
-            self._state.look_again(query, due_at, now)
+            self._state.look_again(query, query.sent_at + self._late_s(group), now)
         return True
 
-    def _costs_copies(self, group: Group) -> bool:
-        return bool(group.fillers) and len(group.real_members) <= len(group.rows)
+    def _late_s(self, group: Group) -> float:
+        """How long after it was sent a member of `group` is at risk."""
+        median = self._state.latency.quantile(0.5)
+        return LATE_MIN * median if group.costs_copies else median
 
     def _unanswered(self, group: Group) -> list[Query]:
         queries = (self._state.queries[query] for query in group.real_members)

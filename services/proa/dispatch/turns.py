@@ -8,6 +8,8 @@ two in three had been sent there although it was known to be slow, because it al
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from proa.dispatch.latency import LATE_MIN
 from proa.dispatch.query import Query
 from proa.dispatch.state import State
@@ -29,41 +31,41 @@ class Turns:
         self._state = state
         self._tied = tied
         self._now = now
-        self._median_s = state.latency.quantile(0.5)
-        self._free_in: list[float] | None = None
 
     def waits(self, query: Query, idle: Worker) -> bool:
         """Whether `query` is better off waiting for a turn than at `idle`; it takes the turn then,
         and is looked at again when that worker may be stuck."""
-        lag_s, jitter_s = idle.score_s(self._now), JITTER_MEDIANS * self._median_s
+        latency = self._state.latency
+        lag_s, jitter_s = idle.score_s(self._now), JITTER_MEDIANS * latency.quantile(0.5)
         if not idle.straggled or lag_s < jitter_s:
             return False
         if self._state.workers.fastest_free(self._now) is not idle:
             return False  # the picker had another reason to prefer it
         host = self._tied.host(query)
-        others = self._others()
-        wait_s = next(iter(others), None) if host is None else self._left_s(host)
+        wait_s = next(iter(self._free_in), None) if host is None else self._left_s(host)
         if wait_s is None or wait_s >= lag_s:
             return False
         if host is None:
-            del others[0]
+            del self._free_in[0]
         if not idle.avoided:
             idle.avoided = True
             self._state.stragglers.avoided()
-        self._state.look_again(query, self._now + self._state.latency.late_after_s(), self._now)
+        self._state.look_again(query, self._now + latency.late_after_s(), self._now)
         return True
 
-    def _others(self) -> list[float]:
+    @cached_property
+    def _free_in(self) -> list[float]:
         """How long those are busy where nobody waits and whose turn is not taken, in order."""
-        if self._free_in is None:
-            found = map(self._left_s, self._state.workers.full())
-            self._free_in = sorted(left for left in found if left is not None)
-        return self._free_in
+        found = map(self._left_s, self._state.workers.full())
+        return sorted(left for left in found if left is not None)
+
+    @cached_property
+    def _typical_s(self) -> float:
+        return self._state.latency.typical_s()
 
     def _left_s(self, worker: Worker) -> float | None:
         """How long `worker`, which is busy, will be; None: nobody knows."""
-        latency = self._state.latency
         taken_s = self._now - worker.since
-        if worker.straggled or taken_s >= latency.late_after_s():
+        if worker.straggled or taken_s >= self._state.latency.late_after_s():
             return None
-        return max(0.0, latency.typical_s() - taken_s)
+        return max(0.0, self._typical_s - taken_s)
