@@ -122,7 +122,7 @@ def read_meta(value: bytes) -> tuple[BlockMeta | StripeMeta, bytes]:
     if value[:1] != bytes([FORMAT]):
         raise BadDisk(f"format {value[:1]!r} of a meta is not {FORMAT}")
     try:
-        return (_read_data if value[1] == DATA else _read_parity)(value)
+        return (_read_data if value[1:2] == bytes([DATA]) else _read_parity)(value)
     except (struct.error, ValueError) as exc:
         raise BadDisk(f"a meta of {len(value)} bytes cannot be read: {exc}") from exc
 
